@@ -1,0 +1,66 @@
+"""`python -m metta.sweep.agent STORE SWEEP`: the agent as a process. Started by the local dispatcher, not by users."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+
+import msgspec
+import psutil
+
+from metta.sweep.agent.agent import Agent
+from metta.sweep.agent.location import AgentAddress, address_file, new_socket_path
+from metta.sweep.clock import SystemClock
+from metta.sweep.model.run import JobStatus
+from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.protocols import Store
+from metta.sweep.stores import open_store
+
+
+def main(store_url: str, sweep_id: str) -> int:
+    """Run the sweep's agent on this machine, unless one is running."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # An interrupt at the terminal is for the controller, which decides what becomes of the jobs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    store = open_store(store_url)
+    [sweep] = store.fetch_sweeps(sweep_id)
+    file = address_file(sweep.config.directory)
+    with file.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0  # another agent serves this sweep here
+        _kill_leftovers(store, sweep)
+        socket_path = new_socket_path(store_url, sweep_id)
+        address = AgentAddress(pid=os.getpid(), socket=str(socket_path))
+        lock.truncate(0)
+        lock.write(msgspec.json.encode(address).decode())
+        lock.flush()
+        asyncio.run(Agent(store, sweep, socket_path, SystemClock()).run())
+    store.close()
+    return 0
+
+
+_UNENDED = [status for status in JobStatus if not status.ended]
+
+
+def _kill_leftovers(store: Store, sweep: SweepMetadata) -> None:
+    """Kill what jobs of an agent that died left behind: processes that outlived both it and its fork server."""
+    unended = (run.open_job for run in store.fetch_runs(sweep.sweep_id, statuses=_UNENDED))
+    sessions = {job.pid: job.started_at for job in unended if job and job.pid and job.started_at}
+    for process in psutil.process_iter():
+        try:
+            started_at = sessions.get(os.getsid(process.pid))
+            # Process ids are used again: ours began no earlier than their job (give or take the clock's granularity).
+            if started_at is not None and process.create_time() > started_at - 2:
+                process.kill()
+        except (psutil.Error, ProcessLookupError, PermissionError):
+            continue  # it ended while we looked, or is not ours
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(*sys.argv[1:]))

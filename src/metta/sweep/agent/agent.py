@@ -1,0 +1,479 @@
+"""The agent: takes jobs from controllers, runs them through the fork server, writes what happens to the store.
+
+It is a session of its own, so it outlives the controller that started it; the next controller finds it by the file that it
+keeps in the sweep's folder. It ends when nothing runs and nobody needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from metta.sweep.agent import messages as msg
+from metta.sweep.agent.command import MetricsTail, arguments_for
+from metta.sweep.agent.forkserver import PACKET_BYTES
+from metta.sweep.agent.gpus import visible_gpus
+from metta.sweep.agent.recorder import Recorder
+from metta.sweep.agent.supervision import Job, Worker
+from metta.sweep.errors import MetricError
+from metta.sweep.model import events as ev
+from metta.sweep.model.run import JobDefinition, JobType, Outcome
+from metta.sweep.model.sweep import CommandTarget, SweepMetadata, Target
+from metta.sweep.protocols import Clock, Heartbeat, Store
+from metta.sweep.session import RunContext
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_EVERY_S = 5.0
+#: Without jobs and without a controller, wait this long for one before ending.
+_IDLE_EXIT_S = 15.0
+#: How often the files of commands are searched for new metrics.
+_TAIL_EVERY_S = 0.2
+#: Ids of ended jobs kept, so that a job offered twice around its end is not run twice.
+_REMEMBERED = 4096
+#: Numerical libraries start a thread a core each; parallel jobs would then thrash.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+#: A fork server that keeps dying (its imports exhaust memory, say) is not started more often than this in one agent's life.
+_MOST_RESTARTS = 5
+
+_decode_request = msgspec.json.Decoder(msg.Request).decode  # type: ignore[var-annotated]
+_decode_fork_reply = msgspec.json.Decoder(msg.ForkReply).decode  # type: ignore[var-annotated]
+_decode_job_message = msgspec.json.Decoder(msg.JobMessage).decode  # type: ignore[var-annotated]
+
+
+class Agent:
+    """Runs jobs of one sweep on this machine.
+
+    Args:
+        store: Where events go.
+        sweep: The sweep, for its targets and limits.
+        socket_path: Where it listens for controllers.
+        clock: The time.
+    """
+
+    def __init__(self, store: Store, sweep: SweepMetadata, socket_path: Path, clock: Clock) -> None:
+        self._store = store
+        self._sweep_id = sweep.sweep_id
+        self._config = sweep.config
+        self._socket_path = socket_path
+        self._clock = clock
+        self._host = socket.gethostname()
+        self._jobs: dict[str, Job] = {}
+        self._workers: dict[str, Worker] = {}
+        self._idle_workers: deque[Worker] = deque()
+        self._waiting: deque[Job] = deque()
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED)
+        self._free_gpus = deque(visible_gpus() if self._config.resources.gpus else [])
+        self._spawned = 0
+        self._restarts = 0
+        self._controllers = 0
+        self._leaving = False
+        self._idle_since = clock.now()
+        self._recorder = Recorder(store, sweep.sweep_id, f"agent@{self._host}", clock, self._on_refused)
+
+    # ------------------------------------------------------------------------------------------------ lifetime
+
+    async def run(self) -> None:
+        """Serve until nothing runs and nobody needs it."""
+        self._loop = asyncio.get_running_loop()
+        self._start_forkserver()
+        with self._listening() as listener:
+            server = await asyncio.start_unix_server(self._serve_client, sock=listener)
+            recording = asyncio.create_task(self._recorder.run())
+            beating = asyncio.create_task(self._beat())
+            tailing = asyncio.create_task(self._tail())
+            tasks = {recording, beating, tailing}
+            try:
+                while not self._is_useless():
+                    done, _ = await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()  # none of them ends but by an error, which then ends the agent
+            finally:
+                for task in (beating, tailing):
+                    task.cancel()
+                server.close()
+                await self._recorder.drain()
+                recording.cancel()
+                self._forkserver.close()
+
+    def _is_useless(self) -> bool:
+        if self._jobs or self._recorder.busy:
+            self._idle_since = self._clock.now()
+            return False
+        if self._leaving:
+            return True
+        return not self._controllers and self._clock.now() - self._idle_since > _IDLE_EXIT_S
+
+    @contextmanager
+    def _listening(self) -> Iterator[socket.socket]:
+        self._socket_path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(self._socket_path))
+            listener.listen(64)
+            try:
+                yield listener
+            finally:
+                self._socket_path.unlink(missing_ok=True)
+
+    async def _beat(self) -> None:
+        while True:
+            beat = Heartbeat(
+                sweep_id=self._sweep_id, host=self._host, pid=os.getpid(), at=self._clock.now(), jobs=len(self._jobs)
+            )
+            await asyncio.to_thread(self._store.beat, beat)
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
+
+    # --------------------------------------------------------------------------------------------- controllers
+
+    async def _serve_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_controller = False
+        try:
+            while line := await reader.readline():
+                request = _decode_request(line)
+                if not is_controller and not isinstance(request, msg.Report):
+                    is_controller = True
+                    self._controllers += 1
+                writer.write(msg.encode_line(self._answer(request)))
+                await writer.drain()
+        except (ConnectionError, msgspec.MsgspecError, ValueError):
+            logger.exception("a client's connection ended in an error")
+        finally:
+            self._controllers -= is_controller
+            self._idle_since = self._clock.now()
+            writer.close()
+
+    def _answer(self, request: msg.Request) -> msg.Reply:
+        if isinstance(request, msg.Dispatch):
+            self._leaving = False
+            for definition in request.jobs:
+                self._take(definition)
+        elif isinstance(request, msg.AskStanding):
+            return msg.Reply(known=[job_id for job_id in request.job_ids if self._knows(job_id)])
+        elif isinstance(request, msg.Cancel):
+            for job_id in request.job_ids:
+                if job_id in self._jobs:
+                    self._terminate(self._jobs[job_id], request.outcome, request.reason)
+        elif isinstance(request, msg.Report):
+            return self._take_report(request)
+        else:
+            self._leaving = True
+        return msg.Reply()
+
+    def _knows(self, job_id: str) -> bool:
+        return job_id in self._jobs or job_id in self._ended
+
+    def _take_report(self, request: msg.Report) -> msg.Reply:
+        job = self._jobs.get(request.job_id)
+        if job is None:
+            return msg.Reply(error=f"job {request.job_id} is not running")
+        if request.error is not None:
+            self._terminate(job, Outcome.FAILED, request.error)
+        else:
+            self._record(job, ev.MetricsReported(metrics=request.metrics))
+        return msg.Reply()
+
+    # ---------------------------------------------------------------------------------------------------- jobs
+
+    def _take(self, definition: JobDefinition) -> None:
+        if self._knows(definition.job_id):
+            return
+        name = f"{definition.type}-{definition.attempt}.log"
+        job = Job(definition, self._run_directory(definition) / name)
+        self._jobs[job.job_id] = job
+        if len(self._free_gpus) < self._config.resources.gpus:
+            self._waiting.append(job)
+        else:
+            self._start(job)
+
+    def _run_directory(self, definition: JobDefinition) -> Path:
+        return Path(self._config.directory) / "runs" / definition.run_id
+
+    def _target(self, definition: JobDefinition) -> Target:
+        target = self._config.target if definition.type is JobType.TRAIN else self._config.evaluate
+        assert target is not None
+        return target
+
+    def _start(self, job: Job) -> None:
+        job.gpus = tuple(self._free_gpus.popleft() for _ in range(self._config.resources.gpus))
+        target = self._target(job.definition)
+        if isinstance(target, CommandTarget):
+            self._start_command(job, target)
+        elif self._config.isolation == "reuse" and self._idle_workers:
+            worker = self._idle_workers.pop()
+            worker.job = job
+            self._assign(worker, job, target)
+            self._on_started(worker)
+        else:
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            worker = self._spawn(job, link=ours, theirs=theirs, reuse=self._config.isolation == "reuse")
+            self._assign(worker, job, target)
+
+    def _start_command(self, job: Job, target: CommandTarget) -> None:
+        definition = job.definition
+        values = {"run_id": definition.run_id, "run_directory": str(self._run_directory(definition))}
+        argv = arguments_for(target.argv, definition.config, values, self._config.search_space.parameters)
+        directory = Path(self._config.working_directory)
+        job.tail = MetricsTail(target.metrics, job.log, directory, {**definition.config, **values})
+        self._spawn(job, argv=argv)
+
+    def _spawn(
+        self,
+        job: Job,
+        *,
+        argv: list[str] | None = None,
+        link: socket.socket | None = None,
+        theirs: socket.socket | None = None,
+        reuse: bool = False,
+    ) -> Worker:
+        self._spawned += 1
+        worker = Worker(f"w{self._spawned}", job, link)
+        self._workers[worker.key] = worker
+        request = msg.Spawn(
+            key=worker.key,
+            log=str(job.log),
+            cwd=self._config.working_directory,
+            env=self._environment(job),
+            argv=argv,
+            reuse=reuse,
+        )
+        self._send_to_forkserver(request, [theirs] if theirs is not None else [])
+        if theirs is not None:
+            theirs.close()
+        return worker
+
+    def _environment(self, job: Job) -> dict[str, str]:
+        definition = job.definition
+        environment = {
+            msg.SOCKET_VARIABLE: str(self._socket_path),
+            msg.JOB_VARIABLE: definition.job_id,
+            msg.RUN_VARIABLE: definition.run_id,
+            msg.RUN_DIRECTORY_VARIABLE: str(self._run_directory(definition)),
+        }
+        if self._config.resources.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
+        return environment
+
+    def _assign(self, worker: Worker, job: Job, target: Target) -> None:
+        definition = job.definition
+        assignment = msg.Assignment(
+            context=RunContext(
+                sweep_id=definition.sweep_id,
+                run_id=definition.run_id,
+                job_id=definition.job_id,
+                type=definition.type,
+                directory=str(self._run_directory(definition)),
+            ),
+            target=target,
+            config=definition.config,
+            log=str(job.log),
+            env=self._environment(job),
+        )
+        assert worker.link is not None
+        # The socket is non-blocking for the loop's sake, but an assignment has to be written whole.
+        worker.link.setblocking(True)
+        try:
+            worker.link.sendall(msg.encode_line(assignment))
+        except ConnectionError:
+            logger.warning("worker %s was gone before it could be given %s", worker.key, job.job_id)
+        finally:
+            worker.link.setblocking(False)
+
+    def _on_started(self, worker: Worker) -> None:
+        job = worker.job
+        assert job is not None
+        assert worker.pid is not None
+        job.started_at = self._clock.now()
+        gpus = tuple(int(gpu) for gpu in job.gpus if gpu.isdecimal())
+        self._record(job, ev.JobStarted(host=self._host, pid=worker.pid, log=str(job.log), gpus=gpus))
+        if self._config.job_timeout_s is not None:
+            limit_s = self._config.job_timeout_s
+            reason = f"ran longer than job_timeout_s = {limit_s:g}"
+            job.timers.append(self._loop.call_later(limit_s, self._terminate, job, Outcome.TIMED_OUT, reason))
+        if job.verdict is not None:
+            self._signal(job, signal.SIGTERM)
+
+    def _terminate(self, job: Job, outcome: Outcome, reason: str) -> None:
+        """End a job's processes: politely, then not."""
+        if job.verdict is not None or job.finished is not None:
+            return
+        job.verdict = (outcome, reason)
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._end(job, None)
+            return
+        self._signal(job, signal.SIGTERM)
+        job.timers.append(self._loop.call_later(self._config.grace_s, self._signal, job, signal.SIGKILL))
+
+    def _signal(self, job: Job, number: signal.Signals) -> None:
+        for worker in self._workers.values():
+            if worker.job is job:
+                self._send_to_forkserver(msg.Signal(key=worker.key, signal=number))
+
+    def _on_job_message(self, worker: Worker) -> None:
+        assert worker.link is not None
+        if not worker.receive(lambda line: self._handle_job_message(worker, line)):
+            self._loop.remove_reader(worker.link)
+
+    def _handle_job_message(self, worker: Worker, line: bytes) -> None:
+        job = worker.job
+        if job is None:
+            return
+        message = _decode_job_message(line)
+        if isinstance(message, msg.Measured):
+            self._record(job, ev.MetricsReported(metrics=message.metrics))
+            return
+        job.finished = message
+        if self._config.isolation == "reuse" and job.verdict is None:
+            worker.job = None
+            self._idle_workers.append(worker)
+            self._end(job, None)
+
+    def _end(self, job: Job, exited: msg.Exited | None) -> None:
+        self._record(job, job.end(exited, self._clock.now()))
+        del self._jobs[job.job_id]
+        self._ended.append(job.job_id)
+        self._free_gpus.extend(job.gpus)
+        if self._waiting and len(self._free_gpus) >= self._config.resources.gpus:
+            self._start(self._waiting.popleft())
+
+    def _record(self, job: Job, body: ev.Body) -> None:
+        self._recorder.add(body, run_id=job.definition.run_id, job_id=job.job_id)
+
+    def _on_refused(self, event: ev.Event) -> None:
+        """The log has moved on without this job (it was given up as lost, say): nobody wants its results."""
+        job = self._jobs.get(event.job_id or "")
+        if job is not None:
+            self._terminate(job, Outcome.CANCELLED, "the sweep gave this job up")
+
+    async def _tail(self) -> None:
+        while True:
+            await asyncio.sleep(_TAIL_EVERY_S)
+            for job in list(self._jobs.values()):
+                if job.started_at is not None:
+                    self._read_tail(job)
+
+    def _read_tail(self, job: Job, *, final: bool = False) -> None:
+        if job.tail is None:
+            return
+        try:
+            for metrics in job.tail.read(final=final):
+                self._record(job, ev.MetricsReported(metrics=metrics))
+        except MetricError as error:
+            if final and job.verdict is None:
+                job.verdict = (Outcome.FAILED, str(error))
+            self._terminate(job, Outcome.FAILED, str(error))
+
+    # --------------------------------------------------------------------------------------------- fork server
+
+    def _start_forkserver(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_BYTES)
+        threads = str(max(1, self._config.resources.cpus))
+        environment = {name: value for name, value in os.environ.items() if name != "METTA_SWEEP_STORE"}
+        environment |= dict.fromkeys(_THREAD_VARIABLES, threads)
+        # Logs are followed while the job runs, so a Python command should not hold its output back.
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        self._forkserver_process = subprocess.Popen(
+            [sys.executable, "-m", "metta.sweep.agent.forkserver", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            cwd=self._config.working_directory,
+        )
+        theirs.close()
+        self._forkserver = ours
+        targets = [target for target in (self._config.target, self._config.evaluate) if target is not None]
+        self._send_to_forkserver(msg.Prepare(targets=targets))
+        ours.setblocking(False)
+        self._loop.add_reader(ours, self._on_forkserver)
+
+    def _send_to_forkserver(self, request: msg.ForkRequest, sockets: list[socket.socket] | None = None) -> None:
+        self._forkserver.setblocking(True)
+        try:
+            socket.send_fds(self._forkserver, [msgspec.json.encode(request)], [end.fileno() for end in sockets or []])
+        except ConnectionError:
+            logger.warning("the fork server is gone; its jobs go with it")
+        finally:
+            self._forkserver.setblocking(False)
+
+    def _on_forkserver(self) -> None:
+        while True:
+            try:
+                packet = self._forkserver.recv(PACKET_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                packet = b""
+            if not packet:
+                self._on_forkserver_death()
+                return
+            reply = _decode_fork_reply(packet)
+            worker = self._workers[reply.key]
+            if isinstance(reply, msg.Spawned):
+                worker.pid = reply.pid
+                self._on_started(worker)
+                if worker.link is not None:
+                    # Only now: a fast job may report before the fork server has said that it exists.
+                    self._loop.add_reader(worker.link, self._on_job_message, worker)
+            elif isinstance(reply, msg.Exited):
+                self._on_exited(worker, reply)
+            else:
+                assert worker.job is not None
+                worker.job.verdict = (Outcome.FAILED, reply.error)
+                self._on_exited(worker, None)
+
+    def _on_exited(self, worker: Worker, exited: msg.Exited | None) -> None:
+        if worker.link is not None:
+            worker.receive(lambda line: self._handle_job_message(worker, line))
+            self._loop.remove_reader(worker.link)
+            worker.link.close()
+        del self._workers[worker.key]
+        if worker in self._idle_workers:
+            self._idle_workers.remove(worker)
+        if worker.job is not None:
+            self._read_tail(worker.job, final=True)
+            self._end(worker.job, exited)
+
+    def _on_forkserver_death(self) -> None:
+        """All its jobs died with it. Forget them, so that the controller learns that they are lost, and start anew."""
+        self._loop.remove_reader(self._forkserver)
+        self._forkserver.close()
+        code = self._forkserver_process.wait()
+        logger.error("the fork server ended with code %s and %d jobs", code, len(self._jobs))
+        self._restarts += 1
+        if self._restarts > _MOST_RESTARTS:
+            raise SystemExit(f"the fork server died {self._restarts} times, last with code {code}")
+        for worker in self._workers.values():
+            if worker.link is not None:
+                self._loop.remove_reader(worker.link)
+                worker.link.close()
+        for job in self._jobs.values():
+            for timer in job.timers:
+                timer.cancel()
+        self._jobs.clear()
+        self._workers.clear()
+        self._idle_workers.clear()
+        self._waiting.clear()
+        self._free_gpus = deque(visible_gpus() if self._config.resources.gpus else [])
+        self._start_forkserver()

@@ -1,0 +1,212 @@
+"""A small process that holds the user's imports and forks the jobs.
+
+The standard library has a fork server too (`multiprocessing.forkserver`); this one exists because a trial then costs 2 ms
+instead of 7, because it can tell how a process ended and what it used (`wait4`), and because every job becomes a session of
+its own that is killed whole. It has one thread and does nothing but fork, signal and reap: forking is safe only in a process
+without other threads.
+
+It ends, and all its jobs with it, when the agent's end of its socket closes. Jobs die with it in turn (PR_SET_PDEATHSIG), so
+that whichever of the processes is killed, none is left behind.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from metta.sweep.agent.messages import Exited, ForkReply, ForkRequest, Prepare, Signal, Spawn, Spawned, SpawnFailed
+from metta.sweep.agent.targets import load_function
+from metta.sweep.agent.trial import redirect_output, serve
+from metta.sweep.model.sweep import CommandTarget, Target
+
+#: One packet holds one message, environment included.
+PACKET_BYTES = 1 << 20
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+_decode = msgspec.json.Decoder(ForkRequest).decode  # type: ignore[var-annotated]
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ForkServer:
+    """Serves one agent over a packet socket."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._pids: dict[str, int] = {}
+        self._keys: dict[int, str] = {}
+        # A child's end interrupts the wait for the agent's next message by a byte in this pipe.
+        self._wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        # Grandchildren that outlive their job become ours to reap.
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def run(self) -> None:
+        """Serve until the agent is gone, then kill what is left."""
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self._wakeup:
+                    with suppress(BlockingIOError):
+                        os.read(self._wakeup, 4096)
+                    self._reap()
+                elif not self._serve():
+                    self._kill_all()
+                    return
+
+    def _serve(self) -> bool:
+        """Handle one message; False when the agent is gone."""
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(self._link, PACKET_BYTES, 1)
+        except ConnectionError:
+            return False
+        if not packet:
+            return False
+        request = _decode(packet)
+        if isinstance(request, Prepare):
+            _prepare(request.targets)
+        elif isinstance(request, Signal):
+            with suppress(KeyError, ProcessLookupError):
+                os.killpg(self._pids[request.key], request.signal)
+        else:
+            self._spawn(request, descriptors)
+        return True
+
+    def _spawn(self, request: Spawn, descriptors: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send(SpawnFailed(key=request.key, error=f"cannot fork: {error}"))
+            return
+        if pid == 0:
+            self._become_job(request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._pids[request.key] = pid
+        self._keys[pid] = request.key
+        self._send(Spawned(key=request.key, pid=pid))
+
+    def _become_job(self, request: Spawn, descriptors: list[int]) -> NoReturn:
+        code = 1
+        try:
+            parent = os.getppid()
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)  # the fork server died before the line above took effect
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._link.close()
+            os.close(self._wakeup)
+            redirect_output(request.log)
+            os.chdir(request.cwd)
+            os.environ.update(request.env)
+            if request.argv is not None:
+                _execute(request.argv)
+            serve(socket.socket(fileno=descriptors[0]), reuse=request.reuse)
+            atexit._run_exitfuncs()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Not sys.exit: the stack below belongs to the fork server.
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            with suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                # Look without reaping: until the leader is reaped, its id cannot belong to another process group.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            key = self._keys.pop(ended.si_pid, None)
+            if key is not None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(ended.si_pid, signal.SIGKILL)
+                del self._pids[key]
+            _, status, usage = os.wait4(ended.si_pid, 0)
+            if key is not None:
+                code = os.waitstatus_to_exitcode(status)
+                self._send(
+                    Exited(
+                        key=key,
+                        exit_code=code if code >= 0 else None,
+                        signal=-code if code < 0 else None,
+                        cpu_seconds=usage.ru_utime + usage.ru_stime,
+                        memory_peak_bytes=usage.ru_maxrss * 1024,
+                    )
+                )
+
+    def _send(self, reply: ForkReply) -> None:
+        # A broken link is seen by the next read of it, which ends the server.
+        with suppress(BrokenPipeError, ConnectionError):
+            self._link.send(msgspec.json.encode(reply))
+
+    def _kill_all(self) -> None:
+        for pid in self._keys:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        # What a job put into sessions of their own is ours as the subreaper, once its parents are gone.
+        while children := _children():
+            for pid in children:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.wait()
+
+
+def _children() -> list[int]:
+    listing = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in listing.read_text().split()] if listing.exists() else []
+
+
+def _prepare(targets: list[Target]) -> None:
+    """Import what the jobs will need. A failure is left for the job to meet again, where it is reported as the job's."""
+    for target in targets:
+        if not isinstance(target, CommandTarget):
+            try:
+                load_function(target)
+            except BaseException:
+                traceback.print_exc()
+    # Objects that exist by now are never freed in a job; keeping the collector off them keeps their pages shared.
+    gc.collect()
+    gc.freeze()
+
+
+def _execute(argv: list[str]) -> NoReturn:
+    try:
+        os.execvp(argv[0], argv)
+    except OSError as error:
+        print(f"metta sweep: cannot run {argv[0]!r}: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(127)
+
+
+def main(descriptor: int) -> None:
+    """Serve the agent whose socket was inherited under this number."""
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    ForkServer(socket.socket(fileno=descriptor)).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,38 @@
+"""Where a sweep's agent on this machine is found."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+
+class AgentAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of the address file, which the agent keeps locked as long as it lives."""
+
+    pid: int
+    socket: str
+
+
+def address_file(directory: str) -> Path:
+    """The file in a sweep's folder that names its agent."""
+    return Path(directory) / "agent.json"
+
+
+def read_address(directory: str) -> AgentAddress | None:
+    """The agent that was there last, dead or alive; None when there never was one."""
+    try:
+        return msgspec.json.decode(address_file(directory).read_bytes(), type=AgentAddress)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def new_socket_path(store_url: str, sweep_id: str) -> Path:
+    """A socket of this process; in the temporary folder, because a socket's path must be short (108 bytes)."""
+    folder = Path(tempfile.gettempdir()) / f"metta-sweep-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    digest = hashlib.sha256(f"{store_url} {sweep_id}".encode()).hexdigest()[:12]
+    return folder / f"{digest}-{os.getpid()}.sock"

@@ -1,0 +1,170 @@
+"""What agent, controller, fork server and jobs say to each other over local sockets, one JSON object a message."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import msgspec
+
+from metta.sweep.model.run import JobDefinition, Outcome
+from metta.sweep.model.sweep import Target
+from metta.sweep.session import RunContext
+
+#: Environment of a job's processes, for `metta sweep report`.
+SOCKET_VARIABLE = "METTA_SWEEP_SOCKET"
+JOB_VARIABLE = "METTA_SWEEP_JOB_ID"
+RUN_VARIABLE = "METTA_SWEEP_RUN_ID"
+RUN_DIRECTORY_VARIABLE = "METTA_SWEEP_RUN_DIRECTORY"
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+# ------------------------------------------------------------------------- controller (or a job's child) -> agent
+
+
+class Dispatch(_Message, frozen=True, kw_only=True, tag="dispatch"):
+    """Start these jobs, unless they are known."""
+
+    jobs: list[JobDefinition]
+
+
+class AskStanding(_Message, frozen=True, kw_only=True, tag="ask_standing"):
+    """Which of these jobs are known?"""
+
+    job_ids: list[str]
+
+
+class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
+    """End these jobs: SIGTERM, the sweep's grace, SIGKILL."""
+
+    job_ids: list[str]
+    outcome: Outcome
+    reason: str
+
+
+class Report(_Message, frozen=True, kw_only=True, tag="report"):
+    """Metrics of a job, from `metta sweep report` in one of its processes."""
+
+    job_id: str
+    metrics: dict[str, float] = {}
+    #: Instead of metrics: why the report was no report; the job fails by it.
+    error: str | None = None
+
+
+class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
+    """The controller needs the agent no more: end as soon as nothing runs."""
+
+
+Request: TypeAlias = Dispatch | AskStanding | Cancel | Report | Leave
+
+
+class Reply(_Message, frozen=True, kw_only=True):
+    """The agent's answer to any request."""
+
+    #: To AskStanding: the jobs that are known.
+    known: list[str] = []
+    #: Why the request was refused.
+    error: str | None = None
+
+
+# ------------------------------------------------------------------------------------------- agent <-> fork server
+
+
+class Prepare(_Message, frozen=True, kw_only=True, tag="prepare"):
+    """First message: import these, so that every job starts with them loaded."""
+
+    targets: list[Target]
+
+
+class Spawn(_Message, frozen=True, kw_only=True, tag="spawn"):
+    """Start a process; the socket that comes with the message is its link to the agent (functions only)."""
+
+    key: str
+    log: str
+    cwd: str
+    env: dict[str, str]
+    #: The program to execute; None to run functions.
+    argv: list[str] | None = None
+    #: Serve many assignments rather than one.
+    reuse: bool = False
+
+
+class Signal(_Message, frozen=True, kw_only=True, tag="signal"):
+    """Send a signal to all processes of a job."""
+
+    key: str
+    signal: int
+
+
+ForkRequest: TypeAlias = Prepare | Spawn | Signal
+
+
+class Spawned(_Message, frozen=True, kw_only=True, tag="spawned"):
+    """The process exists."""
+
+    key: str
+    pid: int
+
+
+class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
+    """The process and all others of its group are gone."""
+
+    key: str
+    exit_code: int | None = None
+    signal: int | None = None
+    cpu_seconds: float
+    memory_peak_bytes: int
+
+
+class SpawnFailed(_Message, frozen=True, kw_only=True, tag="spawn_failed"):
+    """There is no process: out of process ids, memory, or the log cannot be written."""
+
+    key: str
+    error: str
+
+
+ForkReply: TypeAlias = Spawned | Exited | SpawnFailed
+
+
+# ------------------------------------------------------------------------------------------------ agent <-> a job
+
+
+class Assignment(_Message, frozen=True, kw_only=True):
+    """What the process has to do."""
+
+    context: RunContext
+    target: Target
+    config: dict[str, object]
+    log: str
+    #: Set in the process before the function is called.
+    env: dict[str, str] = {}
+
+
+class Measured(_Message, frozen=True, kw_only=True, tag="measured"):
+    """The user's code reported metrics."""
+
+    metrics: dict[str, float]
+
+
+class Finished(_Message, frozen=True, kw_only=True, tag="finished"):
+    """The function returned, or failed."""
+
+    error: str | None = None
+
+
+JobMessage: TypeAlias = Measured | Finished
+
+
+def lines_of(connection: socket.socket) -> Iterator[bytes]:
+    """Complete lines from a blocking socket, until its other end closes."""
+    with connection.makefile("rb") as stream:
+        yield from stream
+
+
+def encode_line(message: msgspec.Struct) -> bytes:
+    """A message as one line."""
+    return msgspec.json.encode(message) + b"\n"

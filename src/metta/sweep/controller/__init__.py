@@ -1,0 +1,1 @@
+"""The loop that drives a sweep: `decide` thinks, `Controller` acts."""

@@ -1,0 +1,183 @@
+"""All of the controller's thinking, as pure functions of the state.
+
+Decisions are event bodies. Each one is folded into the state before the next is made, so that a run completed in this step
+already counts for the optimizer, the guards and the slots of this step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from metta.sweep.model import events as ev
+from metta.sweep.model import ids
+from metta.sweep.model.events import Event
+from metta.sweep.model.run import JobDefinition, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.state import SweepState, fold
+from metta.sweep.model.sweep import SweepConfig, SweepStatus
+from metta.sweep.protocols import CreateRuns, Guard, History, Optimizer, Scheduler, StartJob, Suggestion
+
+#: A run whose jobs were lost this often takes its agent down with it (by exhausting memory, say) and is given up.
+MOST_LOSSES = 5
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller wants to write: an event without its envelope."""
+
+    body: ev.Body
+    run_id: str | None = None
+    job_id: str | None = None
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts that decide, as the sweep's configuration names them."""
+
+    optimizer: Optimizer
+    scheduler: Scheduler
+    guards: Sequence[Guard]
+
+
+def decide(state: SweepState, policy: Policy, *, now: float, capacity: int | None, starting: bool) -> list[Decision]:
+    """Everything to be written now, in order.
+
+    Args:
+        state: The sweep as the log tells it.
+        policy: Who decides.
+        now: Seconds since the epoch.
+        capacity: How many jobs the dispatcher takes at one time.
+        starting: Whether new jobs may start; False while the controller winds down.
+    """
+    if state.sweep.status.ended:
+        return []
+    plan = _Plan(state, now)
+    if state.sweep.status is SweepStatus.STOPPING:
+        _stop(plan)
+        return plan.decisions
+    _judge(plan)
+    if starting:
+        _start(plan, policy, capacity)
+    return plan.decisions
+
+
+def revive(state: SweepState, now: float) -> list[Decision]:
+    """Runs to be tried again when a sweep is taken up after an interruption. Looks at all runs, so once per controller."""
+    return [
+        Decision(body=ev.RunRequeued(reason="interrupted before; the sweep goes on"), run_id=run.run_id)
+        for run in state.runs.values()
+        if run.status is JobStatus.CANCELLED and run.jobs and run.jobs[-1].outcome is Outcome.INTERRUPTED
+    ]
+
+
+def jobs_to_dispatch(state: SweepState) -> list[JobDefinition]:
+    """Jobs that were granted and, as far as the log tells, not taken by a dispatcher yet."""
+    return [
+        JobDefinition(
+            job_id=job.job_id,
+            run_id=run.run_id,
+            sweep_id=run.sweep_id,
+            type=job.type,
+            attempt=job.attempt,
+            config=run.config,
+        )
+        for run in _unfinished(state)
+        if (job := run.open_job) is not None and job.state is JobState.GRANTED
+    ]
+
+
+def open_jobs(state: SweepState) -> list[str]:
+    """Ids of all jobs that may be executing."""
+    return [job.job_id for run in _unfinished(state) if (job := run.open_job) is not None]
+
+
+class _Plan:
+    """Decisions made so far, and the state as it will be after them."""
+
+    def __init__(self, state: SweepState, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.decisions: list[Decision] = []
+
+    def add(self, body: ev.Body, *, run_id: str | None = None, job_id: str | None = None) -> None:
+        self.decisions.append(Decision(body=body, run_id=run_id, job_id=job_id))
+        event = Event(
+            id="",
+            sweep_id=self.state.sweep.sweep_id,
+            at=self.now,
+            actor="controller",
+            body=body,
+            run_id=run_id,
+            job_id=job_id,
+            seq=self.state.seq + 1,
+        )
+        self.state = fold(self.state, [event])
+
+
+def _unfinished(state: SweepState) -> list[RunInfo]:
+    return sorted((state.runs[run_id] for run_id in state.unfinished), key=lambda run: run.index)
+
+
+def _stop(plan: _Plan) -> None:
+    reason = plan.state.sweep.reason or "stopped"
+    for run in _unfinished(plan.state):
+        if run.open_job is None:
+            plan.add(ev.RunCancelled(reason=reason), run_id=run.run_id)
+    if not plan.state.unfinished:
+        plan.add(ev.SweepEnded(status=SweepStatus.STOPPED, reason=reason))
+
+
+def _judge(plan: _Plan) -> None:
+    """Complete or fail the runs that have all their jobs behind them."""
+    config = plan.state.sweep.config
+    final = JobStatus.TRAINING_DONE_NO_EVAL if config.evaluate is None else JobStatus.EVAL_DONE_NOT_COMPLETED
+    for run in _unfinished(plan.state):
+        if run.open_job is not None:
+            continue
+        if run.status is final:
+            plan.add(_verdict(run, config), run_id=run.run_id)
+        elif sum(job.state is JobState.LOST for job in run.jobs) >= MOST_LOSSES:
+            plan.add(ev.RunFailed(reason=f"its jobs were lost {MOST_LOSSES} times"), run_id=run.run_id)
+
+
+def _verdict(run: RunInfo, config: SweepConfig) -> ev.RunCompleted | ev.RunFailed:
+    score = run.metrics.get(config.metric)
+    if score is not None:
+        return ev.RunCompleted(score=score)
+    reported = ", ".join(sorted(run.metrics)) or "no metrics at all"
+    return ev.RunFailed(reason=f"metric {config.metric!r} was not reported; the run reported: {reported}")
+
+
+def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
+    """Grant what the scheduler wishes and the guards allow; end the sweep when nothing is left."""
+    refusal = next((no for guard in policy.guards if (no := guard.refuse(plan.state, plan.now))), None)
+    end = refusal.reason if refusal else None
+    for wish in policy.scheduler.schedule(plan.state, capacity):
+        if isinstance(wish, StartJob):
+            _grant(plan, plan.state.runs[wish.run_id], wish.type, wish.reasons)
+        elif refusal is None:
+            suggestions = _suggest(plan, policy.optimizer, wish)
+            if len(suggestions) < wish.count:
+                end = f"search space exhausted: {plan.state.sweep.run_count} configurations were tried"
+    if end is not None and not plan.state.unfinished:
+        plan.add(ev.SweepEnded(status=SweepStatus.COMPLETED, reason=end))
+
+
+def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> list[Suggestion]:
+    state = plan.state
+    history = History(config=state.sweep.config, runs=state.runs, tried=state.tried)
+    suggestions = optimizer.suggest(history, wish.count)
+    for index, suggestion in enumerate(suggestions, start=history.count):
+        run_id = ids.run_id(state.sweep.sweep_id, index)
+        body = ev.RunCreated(index=index, config=suggestion.config, reasons=(*suggestion.reasons, *wish.reasons))
+        plan.add(body, run_id=run_id)
+        _grant(plan, plan.state.runs[run_id], JobType.TRAIN, ())
+    return suggestions
+
+
+def _grant(plan: _Plan, run: RunInfo, job_type: JobType, reasons: tuple[str, ...]) -> None:
+    attempt = run.attempts(job_type) + 1
+    plan.add(
+        ev.JobGranted(job_type=job_type, attempt=attempt, reasons=reasons),
+        run_id=run.run_id,
+        job_id=ids.job_id(run.run_id, job_type, attempt),
+    )

@@ -1,0 +1,60 @@
+"""One controller at a time: the holder's name, and how to tell that it is dead."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+
+from metta.sweep.errors import LeaseHeldError
+from metta.sweep.protocols import Lease, Store
+
+#: A holder that is silent for so long has lost the lease. Renewed at a third of it, it outlasts two missed renewals.
+LEASE_TTL_S = 30.0
+RENEW_AFTER_S = LEASE_TTL_S / 3
+
+
+def _this_machine() -> str:
+    """The host, told apart from containers of the same name, whose process ids mean something else."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}/{namespace.stat().st_ino if namespace.exists() else 0}"
+
+
+def this_holder() -> str:
+    """This process, by machine, process id and start time (ids are used again)."""
+    return f"{_this_machine()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+
+
+def is_dead(holder: str) -> bool:
+    """Whether a holder is certainly gone: it ran on this machine, and its process does not exist any more."""
+    machine, pid, started = holder.rsplit(":", 2)
+    if machine != _this_machine():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+    except psutil.NoSuchProcess:
+        return True
+
+
+def acquire(store: Store, sweep_id: str, now: float) -> Lease:
+    """Take the sweep's lease; at once from a holder that died on this machine, else after it expired.
+
+    Raises:
+        LeaseHeldError: another controller is at work.
+    """
+    holder = this_holder()
+    try:
+        return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S)
+    except LeaseHeldError:
+        current = store.fetch_lease(sweep_id)
+        if current is None or not is_dead(current.holder):
+            raise
+        return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S, steal=True)
+
+
+def is_controlled(store: Store, sweep_id: str, now: float) -> bool:
+    """Whether a controller is at work on the sweep, as far as can be told from here."""
+    lease = store.fetch_lease(sweep_id)
+    return lease is not None and lease.expires_at > now and not is_dead(lease.holder)

@@ -1,0 +1,196 @@
+"""Everything that can happen to a sweep, as one tagged union.
+
+Events are facts and decisions in the past tense. New versions add optional fields and new types; they never change the
+meaning of what is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from metta.sweep.model.ids import new_event_id
+from metta.sweep.model.run import JobType, Outcome
+from metta.sweep.model.space import Config
+from metta.sweep.model.sweep import SweepConfig, SweepStatus
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class SweepCreated(_Body, frozen=True, kw_only=True, tag="sweep_created"):
+    """The user asked for a sweep."""
+
+    config: SweepConfig
+
+
+class SweepResumed(_Body, frozen=True, kw_only=True, tag="sweep_resumed"):
+    """The user asked to go on, perhaps with other limits."""
+
+    #: Fields of SweepConfig that changed, with their new values.
+    changes: dict[str, Any] = {}
+
+
+class SweepStopRequested(_Body, frozen=True, kw_only=True, tag="sweep_stop_requested"):
+    """The user asked for the end: cancel what runs, keep what is done."""
+
+    reason: str
+
+
+class SweepEnded(_Body, frozen=True, kw_only=True, tag="sweep_ended"):
+    """Nothing runs any more and nothing will start."""
+
+    status: SweepStatus
+    reason: str
+
+
+class ControllerStarted(_Body, frozen=True, kw_only=True, tag="controller_started"):
+    """A controller took the sweep's lease."""
+
+    host: str
+    pid: int
+    fence: int
+    version: str
+
+
+class ControllerStopped(_Body, frozen=True, kw_only=True, tag="controller_stopped"):
+    """A controller gave up the lease of its own accord."""
+
+    reason: str
+
+
+class RunCreated(_Body, frozen=True, kw_only=True, tag="run_created"):
+    """A configuration was chosen to be tried."""
+
+    index: int
+    config: Config
+    #: How the optimizer came to it, and why a run was wanted now.
+    reasons: tuple[str, ...] = ()
+
+
+class JobGranted(_Body, frozen=True, kw_only=True, tag="job_granted"):
+    """A job may start; whoever reads this and finds it not started has to start it."""
+
+    job_type: JobType
+    attempt: int
+    reasons: tuple[str, ...] = ()
+
+
+class JobDispatched(_Body, frozen=True, kw_only=True, tag="job_dispatched"):
+    """A dispatcher took the job."""
+
+    dispatcher: str
+
+
+class JobStarted(_Body, frozen=True, kw_only=True, tag="job_started"):
+    """The job's process exists."""
+
+    host: str
+    pid: int
+    log: str
+    #: Indices of the GPUs it may use.
+    gpus: tuple[int, ...] = ()
+
+
+class MetricsReported(_Body, frozen=True, kw_only=True, tag="metrics_reported"):
+    """The user's code measured something."""
+
+    metrics: dict[str, float]
+
+
+class JobExited(_Body, frozen=True, kw_only=True, tag="job_exited"):
+    """The job's process is gone, or its worker is done with it."""
+
+    outcome: Outcome
+    #: Wall time from the start of the process.
+    seconds: float = 0.0
+    exit_code: int | None = None
+    signal: int | None = None
+    #: What went wrong, in one line; the traceback is in the job's log.
+    error: str | None = None
+    #: CPU time of the process and its children, where known.
+    cpu_seconds: float | None = None
+    #: Peak resident memory of the process, where known.
+    memory_peak_bytes: int | None = None
+
+
+class JobLost(_Body, frozen=True, kw_only=True, tag="job_lost"):
+    """Nobody knows the job any more: its agent or machine is gone. The run goes back to where it was before."""
+
+    reason: str
+
+
+class RunCompleted(_Body, frozen=True, kw_only=True, tag="run_completed"):
+    """The run's result counts."""
+
+    score: float
+
+
+class RunFailed(_Body, frozen=True, kw_only=True, tag="run_failed"):
+    """The run ended without a result that counts."""
+
+    reason: str
+
+
+class RunCancelled(_Body, frozen=True, kw_only=True, tag="run_cancelled"):
+    """A run that was waiting will not go on."""
+
+    reason: str
+
+
+class RunRequeued(_Body, frozen=True, kw_only=True, tag="run_requeued"):
+    """A run that was interrupted is to be tried again."""
+
+    reason: str
+
+
+Body: TypeAlias = (
+    SweepCreated
+    | SweepResumed
+    | SweepStopRequested
+    | SweepEnded
+    | ControllerStarted
+    | ControllerStopped
+    | RunCreated
+    | JobGranted
+    | JobDispatched
+    | JobStarted
+    | MetricsReported
+    | JobExited
+    | JobLost
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | RunRequeued
+)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the log: what happened, to what, when, and who says so."""
+
+    #: UUIDv7; makes an append idempotent.
+    id: str
+    sweep_id: str
+    #: Seconds since the epoch, UTC, by the clock of the actor.
+    at: float
+    #: `user`, `controller` or `agent`, with `@host` where it matters.
+    actor: str
+    body: Body
+    run_id: str | None = None
+    job_id: str | None = None
+    #: Position in the sweep's log, from 1; 0 until the store assigns it.
+    seq: int = 0
+
+    @property
+    def type(self) -> str:
+        """The tag of the body."""
+        return str(self.body.__struct_config__.tag)
+
+
+def new_event(
+    body: Body, *, sweep_id: str, at: float, actor: str, run_id: str | None = None, job_id: str | None = None
+) -> Event:
+    """An event that is not yet in the log."""
+    return Event(id=new_event_id(at), sweep_id=sweep_id, at=at, actor=actor, body=body, run_id=run_id, job_id=job_id)

@@ -1,0 +1,1 @@
+"""What to try next: pure functions of the space and the runs so far."""

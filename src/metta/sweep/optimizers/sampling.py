@@ -1,0 +1,59 @@
+"""What the sampling optimizers share: randomness by suggestion number, and no configuration twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from metta.sweep.model.space import Config
+from metta.sweep.protocols import History, Suggestion
+
+#: Redraws before a finite space is searched in order for what is left: 100 misses mean that nearly all of it was tried.
+_REDRAWS = 100
+
+
+def rng(seed: int, index: int) -> np.random.Generator:
+    """The generator of a sweep's `index`-th suggestion: independent of all others and of when it is asked for."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+
+
+def suggest_distinct(
+    history: History, n: int, draw: Callable[[int, np.random.Generator], Sequence[float]], reason: str
+) -> list[Suggestion]:
+    """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each.
+
+    In a finite space a configuration that was tried before is replaced by a random one that was not; when none is left the
+    list ends.
+    """
+    space = history.config.search_space
+    tried: set[bytes] = set()
+    suggestions: list[Suggestion] = []
+    for index in range(history.count, history.count + n):
+        generator = rng(history.config.seed, index)
+        config = space.decode(draw(index, generator))
+        if space.cardinality is not None:
+            if len(history.tried) + len(tried) >= space.cardinality:
+                break
+            config = _first_untried(history, tried, config, generator)
+            tried.add(space.key(config))
+        suggestions.append(Suggestion(config=config, reasons=(f"{reason} {index}",)))
+    return suggestions
+
+
+def _first_untried(history: History, tried: set[bytes], config: Config, generator: np.random.Generator) -> Config:
+    space = history.config.search_space
+
+    def is_new(candidate: Config) -> bool:
+        key = space.key(candidate)
+        return key not in history.tried and key not in tried
+
+    for _ in range(_REDRAWS):
+        if is_new(config):
+            return config
+        config = space.decode(generator.random(len(space.dimensions)).tolist())
+    lattice = space.lattice
+    start = int(generator.integers(lattice.size))
+    return next(
+        candidate for step in range(lattice.size) if is_new(candidate := lattice.at((start + step) % lattice.size))
+    )

@@ -1,0 +1,246 @@
+"""The seams of the system on one page. Everything replaceable is one of these; arguments are plain data, never live objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from metta.sweep.model.events import Event
+from metta.sweep.model.run import JobDefinition, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.space import Config
+from metta.sweep.model.state import SweepState
+from metta.sweep.model.sweep import SweepConfig, SweepMetadata
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> float:
+        """Seconds since the epoch, UTC."""
+        ...
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to act for a sweep."""
+
+    sweep_id: str
+    #: `host:pid:start`, so that a controller on the same host can tell whether the holder still lives.
+    holder: str
+    #: Grows with every change of holder; a write with an older number is refused.
+    fence: int
+    expires_at: float
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign of life of an agent; overwritten by the next, and no event."""
+
+    sweep_id: str
+    host: str
+    pid: int
+    at: float
+    #: Jobs it runs.
+    jobs: int
+
+
+class Store(Protocol):
+    """Keeps the events, and tables projected from them.
+
+    Guarantees, checked by `testing.StoreContract`:
+    1. `append` writes all events or none. After it returns, they survive a crash.
+    2. The same event id twice is one event, also across calls.
+    3. An event that the sweep's state does not allow raises InvalidTransition and nothing is written.
+    4. Sequence numbers of a sweep are 1, 2, 3, ... without gaps, and `read` gives events in that order.
+    5. After any append the projections equal the fold of the events.
+    6. Methods may be called from any thread; several processes may use one store.
+    """
+
+    def append(self, events: Sequence[Event], *, fence: int | None = None) -> list[Event]:
+        """Write events of one sweep; returns them with their sequence numbers, also those that were there before.
+
+        Raises:
+            InvalidTransition: an event does not fit the state it meets.
+            FencedError: `fence` is given and the sweep's lease has moved on.
+            NameTakenError: a sweep is created under another's name.
+            StoreError: the store cannot be written.
+        """
+        ...
+
+    def read(self, sweep_id: str, after: int = 0) -> Iterable[Event]:
+        """The sweep's events with sequence numbers above `after`, in order."""
+        ...
+
+    def wait_for_change(self, sweep_id: str, after: int, timeout_s: float) -> bool:
+        """Wait until the sweep has an event beyond `after`; False when the time is over first."""
+        ...
+
+    def fetch_sweeps(self, sweep_id: str | None = None) -> list[SweepMetadata]:
+        """All sweeps, oldest first, or the one with this id."""
+        ...
+
+    def fetch_runs(
+        self,
+        sweep_id: str | None = None,
+        *,
+        run_ids: Iterable[str] | None = None,
+        statuses: Iterable[JobStatus] | None = None,
+        id_prefix: str | None = None,
+        best_first: bool = False,
+        limit: int | None = None,
+    ) -> list[RunInfo]:
+        """Runs that fit all filters, in order of index, or of score in the sweep's direction (runs without one left out)."""
+        ...
+
+    def acquire_lease(self, sweep_id: str, holder: str, now: float, ttl_s: float, *, steal: bool = False) -> Lease:
+        """Take or renew the sweep's lease; `steal` takes it from a holder known to be dead.
+
+        Raises:
+            LeaseHeldError: another holder's lease has not expired.
+        """
+        ...
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give the lease up, if it is still held."""
+        ...
+
+    def fetch_lease(self, sweep_id: str) -> Lease | None:
+        """The lease as it stands, expired or not."""
+        ...
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Replace the heartbeat of that sweep and host."""
+        ...
+
+    def fetch_heartbeats(self, sweep_id: str) -> list[Heartbeat]:
+        """The last heartbeat of each agent that ever worked for the sweep."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What an optimizer may know: the sweep's configuration and every run so far."""
+
+    config: SweepConfig
+    runs: Mapping[str, RunInfo]
+    #: Keys of the configurations tried (`SearchSpace.key`); filled in finite spaces only.
+    tried: Mapping[bytes, str]
+
+    @property
+    def count(self) -> int:
+        """Number of suggestions made before: the index of the next one."""
+        return len(self.runs)
+
+
+class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration to try, and why."""
+
+    config: Config
+    reasons: tuple[str, ...] = ()
+
+
+class Optimizer(Protocol):
+    """Proposes configurations. Stateless: the answer depends on the arguments alone; caches may only speed it up."""
+
+    def check(self, config: SweepConfig) -> None:
+        """Raise a UsageError when this optimizer cannot search the sweep's space."""
+        ...
+
+    def suggest(self, history: History, n: int) -> list[Suggestion]:
+        """Up to `n` configurations, all different; fewer only when the space is exhausted.
+
+        The k-th suggestion of a sweep draws its randomness from `optimizers.rng(seed, k)` and from nothing else.
+        """
+        ...
+
+
+class CreateRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """Wish for new configurations, each to be trained at once."""
+
+    count: int
+    reasons: tuple[str, ...] = ()
+
+
+class StartJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Wish for a job of an existing run."""
+
+    run_id: str
+    type: JobType
+    reasons: tuple[str, ...] = ()
+
+
+Wish: TypeAlias = CreateRuns | StartJob
+
+
+class Scheduler(Protocol):
+    """Says what should start: a pure function of the state."""
+
+    def schedule(self, state: SweepState, capacity: int | None) -> list[Wish]:
+        """Wishes, most urgent first, each with its reasons.
+
+        Never more than the sweep's limits allow, nor more than `capacity` jobs at one time together with those that are open.
+        """
+        ...
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A guard's no."""
+
+    reason: str
+
+
+class Guard(Protocol):
+    """Allows or refuses that something new starts: a pure function of the state."""
+
+    def refuse(self, state: SweepState, now: float) -> Refusal | None:
+        """Why no new run may start any more, or None. A refusal is final unless the sweep's limits are changed."""
+        ...
+
+
+class Standing(StrEnum):
+    """What a dispatcher knows of a job."""
+
+    KNOWN = "known"
+    LOST = "lost"
+    #: The compute did not answer; never treated as an end.
+    UNKNOWN = "unknown"
+
+
+class Dispatcher(Protocol):
+    """Brings jobs to some compute and answers for them.
+
+    Guarantees, checked by `testing.DispatcherContract`:
+    1. `dispatch` called twice with one job id starts one job.
+    2. `standing` says LOST for a job it no longer knows; it does not raise for it.
+    3. Jobs go on when the process that dispatched them dies; a new one finds them by their ids.
+    4. What happens to a job is written to the store by the agent beside it, not through the dispatcher.
+    """
+
+    name: str
+
+    def capacity(self) -> int | None:
+        """How many jobs of this sweep fit at one time; None where there is no limit."""
+        ...
+
+    def dispatch(self, jobs: Sequence[JobDefinition]) -> None:
+        """Start these jobs, those already known excepted; raises DispatchError when they cannot be handed over."""
+        ...
+
+    def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
+        """What is known of each job."""
+        ...
+
+    def cancel(self, job_ids: Sequence[str], outcome: Outcome, reason: str) -> None:
+        """Ask the jobs to end: SIGTERM, the sweep's grace, SIGKILL. They exit with `outcome`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the compute; running jobs go on, and an agent that serves nobody ends by itself."""
+        ...
+
+
+Observer: TypeAlias = Callable[[SweepState, Sequence[Event]], None]

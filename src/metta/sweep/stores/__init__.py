@@ -1,0 +1,28 @@
+"""Where events are kept. `open_store` finds the implementation for a URL."""
+
+from __future__ import annotations
+
+from metta.sweep.errors import ConfigError
+from metta.sweep.protocols import Store
+
+DEFAULT_STORE = "sqlite:///sweeps.db"
+
+
+def open_store(url: str, *, create: bool = False) -> Store:
+    """The store at `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, or just the path of a file.
+
+    Args:
+        url: Where the store is. `?synchronous=normal` after an SQLite URL trades the last moments before a power cut for speed;
+            a crash of any process loses nothing either way.
+        create: Make the store where there is none; otherwise that is an error, so that reading never leaves files behind.
+
+    Raises:
+        ConfigError: the URL's scheme is not known.
+        StoreError: the store is missing, damaged, or cannot be read.
+    """
+    scheme = url.split("://", 1)[0] if "://" in url else "sqlite"
+    if scheme != "sqlite":
+        raise ConfigError(f"store: scheme {scheme!r} of {url!r} is not known; use sqlite:///FILE")
+    from metta.sweep.stores.sql import SqlStore
+
+    return SqlStore(url if "://" in url else f"sqlite:///{url}", create=create)
