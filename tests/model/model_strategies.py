@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -30,8 +29,8 @@ from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import CommandTarget, Direction, SweepConfig, SweepStatus
 
 #: No deadline for a single example: the suite has to pass on a busy machine.
-THOROUGH = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-QUICK = settings(THOROUGH, max_examples=100)
+THOROUGH = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(THOROUGH, max_examples=40)
 
 # -------------------------------------------------------------------------------------------------- parameters
 
@@ -306,7 +305,3 @@ def histories(draw: DrawFn, max_events: int = 30) -> list[Event]:
             continue
         log.append(candidate)
     return log
-
-
-def replayed(events: Sequence[Event]) -> SweepState:
-    return fold(EMPTY, events)

@@ -1,4 +1,4 @@
-"""The seams of the system on one page. Everything replaceable is one of these; arguments are plain data, never live objects."""
+"""The seams of the system on one page. Everything replaceable is one of these; arguments are plain data."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ class Store(Protocol):
     6. Methods may be called from any thread; several processes may use one store.
     """
 
+    #: Where other processes find the same store.
+    url: str
+
     def append(self, events: Sequence[Event], *, fence: int | None = None) -> list[Event]:
         """Write events of one sweep; returns them with their sequence numbers, also those that were there before.
 
@@ -68,8 +71,8 @@ class Store(Protocol):
         """
         ...
 
-    def read(self, sweep_id: str, after: int = 0) -> Iterable[Event]:
-        """The sweep's events with sequence numbers above `after`, in order."""
+    def read(self, sweep_id: str, after: int = 0, *, run_id: str | None = None) -> Iterable[Event]:
+        """The sweep's events with sequence numbers above `after`, in order; with `run_id`, those about that run."""
         ...
 
     def wait_for_change(self, sweep_id: str, after: int, timeout_s: float) -> bool:
@@ -90,11 +93,13 @@ class Store(Protocol):
         best_first: bool = False,
         limit: int | None = None,
     ) -> list[RunInfo]:
-        """Runs that fit all filters, in order of index, or of score in the sweep's direction (runs without one left out)."""
+        """Runs that fit all filters, by index, or by score in the sweep's direction (then only those that have one)."""
         ...
 
-    def acquire_lease(self, sweep_id: str, holder: str, now: float, ttl_s: float, *, steal: bool = False) -> Lease:
-        """Take or renew the sweep's lease; `steal` takes it from a holder known to be dead.
+    def acquire_lease(
+        self, sweep_id: str, holder: str, now: float, ttl_s: float, *, steal: Lease | None = None
+    ) -> Lease:
+        """Take or renew the sweep's lease. `steal` is one whose holder is known to be dead: it does not count.
 
         Raises:
             LeaseHeldError: another holder's lease has not expired.
@@ -182,7 +187,8 @@ class Scheduler(Protocol):
     def schedule(self, state: SweepState, capacity: int | None) -> list[Wish]:
         """Wishes, most urgent first, each with its reasons.
 
-        Never more than the sweep's limits allow, nor more than `capacity` jobs at one time together with those that are open.
+        Never more than the sweep's limits allow, nor more than `capacity` jobs at one time together with those that are
+        open.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""`python -m metta.sweep.agent STORE SWEEP`: the agent as a process. Started by the local dispatcher, not by users."""
+"""`python -m metta.sweep.agent SWEEP`: the agent as a process. Started by the local dispatcher, not by users."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from metta.sweep.clock import SystemClock
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Store
-from metta.sweep.stores import open_store
+from metta.sweep.stores import open_store, store_url
 
 
-def main(store_url: str, sweep_id: str) -> int:
+def main(sweep_id: str) -> int:
     """Run the sweep's agent on this machine, unless one is running."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # An interrupt at the terminal is for the controller, which decides what becomes of the jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    store = open_store(store_url)
+    store = open_store(store_url())
     [sweep] = store.fetch_sweeps(sweep_id)
     file = address_file(sweep.config.directory)
     with file.open("a+") as lock:
@@ -35,7 +35,7 @@ def main(store_url: str, sweep_id: str) -> int:
         except BlockingIOError:
             return 0  # another agent serves this sweep here
         _kill_leftovers(store, sweep)
-        socket_path = new_socket_path(store_url, sweep_id)
+        socket_path = new_socket_path(store.url, sweep_id)
         address = AgentAddress(pid=os.getpid(), socket=str(socket_path))
         lock.truncate(0)
         lock.write(msgspec.json.encode(address).decode())
@@ -63,4 +63,4 @@ def _kill_leftovers(store: Store, sweep: SweepMetadata) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    raise SystemExit(main(sys.argv[1]))

@@ -1,7 +1,7 @@
 """The agent: takes jobs from controllers, runs them through the fork server, writes what happens to the store.
 
-It is a session of its own, so it outlives the controller that started it; the next controller finds it by the file that it
-keeps in the sweep's folder. It ends when nothing runs and nobody needs it.
+It is a session of its own, so it outlives the controller that started it; the next controller finds it by the file that
+it keeps in the sweep's folder. It ends when nothing runs and nobody needs it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from metta.sweep.model.run import JobDefinition, JobType, Outcome
 from metta.sweep.model.sweep import CommandTarget, SweepMetadata, Target
 from metta.sweep.protocols import Clock, Heartbeat, Store
 from metta.sweep.session import RunContext
+from metta.sweep.stores import STORE_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +53,13 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
-#: A fork server that keeps dying (its imports exhaust memory, say) is not started more often than this in one agent's life.
+#: A fork server that keeps dying (its imports exhaust memory, say) is not started more often than this in one agent's
+#: life.
 _MOST_RESTARTS = 5
 
-_decode_request = msgspec.json.Decoder(msg.Request).decode  # type: ignore[var-annotated]
-_decode_fork_reply = msgspec.json.Decoder(msg.ForkReply).decode  # type: ignore[var-annotated]
-_decode_job_message = msgspec.json.Decoder(msg.JobMessage).decode  # type: ignore[var-annotated]
+_decode_request = msgspec.json.Decoder(msg.Request).decode
+_decode_fork_reply = msgspec.json.Decoder(msg.ForkReply).decode
+_decode_job_message = msgspec.json.Decoder(msg.JobMessage).decode
 
 
 class Agent:
@@ -390,10 +392,15 @@ class Agent:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_BYTES)
         threads = str(max(1, self._config.resources.cpus))
-        environment = {name: value for name, value in os.environ.items() if name != "METTA_SWEEP_STORE"}
+        environment = {name: value for name, value in os.environ.items() if name != STORE_VARIABLE}
         environment |= dict.fromkeys(_THREAD_VARIABLES, threads)
         # Logs are followed while the job runs, so a Python command should not hold its output back.
         environment.setdefault("PYTHONUNBUFFERED", "1")
+        if not environment.keys() & {"VIRTUAL_ENV", "CONDA_PREFIX"}:
+            # Called as `.venv/bin/metta` with no environment activated: a command's `python` should be that one's too.
+            environment["PATH"] = os.pathsep.join(
+                [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+            )
         self._forkserver_process = subprocess.Popen(
             [sys.executable, "-m", "metta.sweep.agent.forkserver", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -1,12 +1,12 @@
 """A small process that holds the user's imports and forks the jobs.
 
-The standard library has a fork server too (`multiprocessing.forkserver`); this one exists because a trial then costs 2 ms
-instead of 7, because it can tell how a process ended and what it used (`wait4`), and because every job becomes a session of
-its own that is killed whole. It has one thread and does nothing but fork, signal and reap: forking is safe only in a process
-without other threads.
+The standard library has a fork server too (`multiprocessing.forkserver`); this one exists because a trial then costs 2
+ms instead of 7, because it can tell how a process ended and what it used (`wait4`), and because every job becomes a
+session of its own that is killed whole. It has one thread and does nothing but fork, signal and reap: forking is safe
+only in a process without other threads.
 
-It ends, and all its jobs with it, when the agent's end of its socket closes. Jobs die with it in turn (PR_SET_PDEATHSIG), so
-that whichever of the processes is killed, none is left behind.
+It ends, and all its jobs with it, when the agent's end of its socket closes. Jobs die with it in turn
+(PR_SET_PDEATHSIG), so that whichever of the processes is killed, none is left behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from metta.sweep.model.sweep import CommandTarget, Target
 PACKET_BYTES = 1 << 20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
-_decode = msgspec.json.Decoder(ForkRequest).decode  # type: ignore[var-annotated]
+_decode = msgspec.json.Decoder(ForkRequest).decode
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -120,7 +120,7 @@ class ForkServer:
             serve(socket.socket(fileno=descriptors[0]), reuse=request.reuse)
             atexit._run_exitfuncs()
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (whatever the user's code raises ends here)
             traceback.print_exc()
         finally:
             # Not sys.exit: the stack below belongs to the fork server.
@@ -181,12 +181,12 @@ def _children() -> list[int]:
 
 
 def _prepare(targets: list[Target]) -> None:
-    """Import what the jobs will need. A failure is left for the job to meet again, where it is reported as the job's."""
+    """Import what the jobs will need. A failure is left for the job to meet again, and to report as its own."""
     for target in targets:
         if not isinstance(target, CommandTarget):
             try:
                 load_function(target)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 (a script may raise anything when imported)
                 traceback.print_exc()
     # Objects that exist by now are never freed in a job; keeping the collector off them keeps their pages shared.
     gc.collect()
@@ -195,7 +195,7 @@ def _prepare(targets: list[Target]) -> None:
 
 def _execute(argv: list[str]) -> NoReturn:
     try:
-        os.execvp(argv[0], argv)
+        os.execvp(argv[0], argv)  # noqa: S606 (no shell on purpose: arguments arrive as they are)
     except OSError as error:
         print(f"metta sweep: cannot run {argv[0]!r}: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
         os._exit(127)

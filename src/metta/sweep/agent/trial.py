@@ -69,7 +69,7 @@ def _perform(assignment: Assignment, link: socket.socket) -> str | None:
     except (MetricError, TargetError) as error:
         traceback.print_exc()
         return str(error)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (whatever ends the user's code is the run's failure)
         traceback.print_exc()
         return f"{type(error).__name__}: {error}{_place(error.__traceback__)}"
     finally:

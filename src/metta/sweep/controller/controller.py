@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from typing import Any
 
 from metta.sweep import registry
 from metta.sweep.controller import lease as leases
@@ -68,7 +69,8 @@ class SweepController:
         self._lease = leases.acquire(store, sweep_id, clock.now())
         self._renew_at = clock.now() + leases.RENEW_AFTER_S
         self.state: SweepState = EMPTY
-        #: Last event that `decide` has seen or written itself; what others wrote in between is still to be thought about.
+        #: Last event that `decide` has seen or written itself; what others wrote in between is still to be thought
+        #: about.
         self._considered = 0
         self._events: list[Event] = []
         self._catch_up()
@@ -101,8 +103,12 @@ class SweepController:
         self._leave("sweep ended" if self.state.sweep.status.ended else "wound down")
         return self.state
 
+    def resume(self, changes: dict[str, Any]) -> None:
+        """Take up an ended sweep again, or change limits of one; call it before `run`."""
+        self._append([Decision(body=ev.SweepResumed(changes=changes))])
+
     def wind_down(self) -> int:
-        """Ask the loop to end (safe in a signal handler). Once: start nothing more, let jobs finish. Twice: cancel them.
+        """Ask the loop to end; safe in a signal handler. Once: start nothing more, let jobs finish. Twice: cancel.
 
         Returns:
             How often it has been asked.

@@ -1,7 +1,7 @@
 """All of the controller's thinking, as pure functions of the state.
 
-Decisions are event bodies. Each one is folded into the state before the next is made, so that a run completed in this step
-already counts for the optimizer, the guards and the slots of this step.
+Decisions are event bodies. Each one is folded into the state before the next is made, so that a run completed in this
+step already counts for the optimizer, the guards and the slots of this step.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def decide(state: SweepState, policy: Policy, *, now: float, capacity: int | Non
 
 
 def revive(state: SweepState, now: float) -> list[Decision]:
-    """Runs to be tried again when a sweep is taken up after an interruption. Looks at all runs, so once per controller."""
+    """Runs to try again when a sweep is taken up after an interruption. Looks at all runs, so once a controller."""
     return [
         Decision(body=ev.RunRequeued(reason="interrupted before; the sweep goes on"), run_id=run.run_id)
         for run in state.runs.values()

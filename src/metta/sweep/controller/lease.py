@@ -33,7 +33,9 @@ def is_dead(holder: str) -> bool:
     if machine != _this_machine():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+        process = psutil.Process(int(pid))
+        # A zombie is dead, and stays in the list until its parent asks how it ended, which some never do.
+        return process.status() == psutil.STATUS_ZOMBIE or f"{process.create_time():.2f}" != started
     except psutil.NoSuchProcess:
         return True
 
@@ -51,7 +53,8 @@ def acquire(store: Store, sweep_id: str, now: float) -> Lease:
         current = store.fetch_lease(sweep_id)
         if current is None or not is_dead(current.holder):
             raise
-        return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S, steal=True)
+        # Of two that find the holder dead, one gets its lease: for the other it is no longer the current one.
+        return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S, steal=current)
 
 
 def is_controlled(store: Store, sweep_id: str, now: float) -> bool:

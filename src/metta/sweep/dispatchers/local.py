@@ -22,6 +22,7 @@ from metta.sweep.errors import DispatchError
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import Clock, Standing, Store
+from metta.sweep.stores import STORE_VARIABLE
 
 #: An agent that starts imports the store and listens: half a second, ten on a machine that is swamped.
 _START_TIMEOUT_S = 30.0
@@ -36,8 +37,7 @@ class LocalDispatcher:
     """See `protocols.Dispatcher`.
 
     Args:
-        store: The sweep's store; for the agent's heartbeats.
-        store_url: Where the agent finds it.
+        store: The sweep's store; the agent writes to it too.
         sweep_id: The sweep.
         config: Its configuration.
         clock: The time.
@@ -45,9 +45,8 @@ class LocalDispatcher:
 
     name = "local"
 
-    def __init__(self, store: Store, store_url: str, sweep_id: str, config: SweepConfig, clock: Clock) -> None:
+    def __init__(self, store: Store, sweep_id: str, config: SweepConfig, clock: Clock) -> None:
         self._store = store
-        self._store_url = store_url
         self._sweep_id = sweep_id
         self._config = config
         self._clock = clock
@@ -142,7 +141,9 @@ class LocalDispatcher:
             self._started.poll()  # reap the one before
         with log.open("ab") as output:
             self._started = subprocess.Popen(
-                [sys.executable, "-m", "metta.sweep.agent", self._store_url, self._sweep_id],
+                [sys.executable, "-m", "metta.sweep.agent", self._sweep_id],
+                # Not an argument: those of a process can be read by everybody, and a URL may hold a password.
+                env={**os.environ, STORE_VARIABLE: self._store.url},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

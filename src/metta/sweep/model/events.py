@@ -6,6 +6,7 @@ meaning of what is written.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import msgspec
@@ -194,3 +195,10 @@ def new_event(
 ) -> Event:
     """An event that is not yet in the log."""
     return Event(id=new_event_id(at), sweep_id=sweep_id, at=at, actor=actor, body=body, run_id=run_id, job_id=job_id)
+
+
+def reasons_of(events: Iterable[Event]) -> list[str]:
+    """Why a run was created and its jobs started, as the deciders said it."""
+    return [
+        reason for event in events if isinstance(event.body, RunCreated | JobGranted) for reason in event.body.reasons
+    ]

@@ -28,8 +28,9 @@ def new_sweep_id() -> str:
 def run_id(sweep_id: str, index: int) -> str:
     """The id of a sweep's `index`-th run.
 
-    An affine permutation of the index that differs from sweep to sweep: ids never collide inside a sweep, need no look-up,
-    come out the same on a replay, and neighbours differ in their first characters, so short prefixes are unique.
+    An affine permutation of the index that differs from sweep to sweep: ids never collide inside a sweep, need no
+    look-up, come out the same on a replay, and neighbours differ in their first characters, so short prefixes are
+    unique.
     """
     if not 0 <= index < ID_COUNT:
         raise ValueError(f"run index must be in [0, {ID_COUNT}), got {index}")

@@ -1,9 +1,9 @@
 """Parameters of a search space, each with its map to and from the unit interval.
 
-Optimizers see only the unit interval: `decode` turns a point of it into a value and `encode` turns the value back. The two
-are exact inverses on every value that a parameter can produce: `decode(encode(v)) == v`. To make that hold in floating
-point, continuous values are rounded to a lattice well below any meaningful difference (about 12 significant digits; 8 in
-the normal distributions, whose tails squeeze many values into few floats).
+Optimizers see only the unit interval: `decode` turns a point of it into a value and `encode` turns the value back. The
+two are exact inverses on every value that a parameter can produce: `decode(encode(v)) == v`. To make that hold in
+floating point, continuous values are rounded to a lattice well below any meaningful difference (about 12 significant
+digits; 8 in the normal distributions, whose tails squeeze many values into few floats).
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class ParameterBase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def value_at(self, index: int) -> Any:
         """The value number `index` in `[0, cardinality)`; continuous parameters have no such order."""
+        raise NotImplementedError
+
+    def index_of(self, value: Any) -> int | None:
+        """The number of a value, or None when it is none of the parameter's; continuous parameters have no such order."""
         raise NotImplementedError
 
     def _refuse(self, rule: str) -> SearchSpaceError:
@@ -129,8 +133,9 @@ class LogUniform(ParameterBase, frozen=True, tag="log_uniform"):
 class Range(ParameterBase, frozen=True, tag="range"):
     """A number from `low` to `high`, both included.
 
-    Integers when `low`, `high` and `step` are all integers (`step` is then 1 unless given). Otherwise floats: the multiples
-    of `step` above `low`, computed in decimal so that 0.1 + 2 * 0.1 is 0.3, or any float in between when there is no step.
+    Integers when `low`, `high` and `step` are all integers (`step` is then 1 unless given). Otherwise floats: the
+    multiples of `step` above `low`, computed in decimal so that 0.1 + 2 * 0.1 is 0.3, or any float in between when
+    there is no step.
 
     With `log=True` the values are uniform in their logarithm; integers then have the weight of the interval that rounds
     to them.
@@ -181,8 +186,7 @@ class Range(ParameterBase, frozen=True, tag="range"):
         assert self.step is not None
         return float(_decimal(self.low) + index * _decimal(self.step))
 
-    def _index_of(self, value: Any) -> int | None:
-        """Which value of the range this is, or None when it is none of them."""
+    def index_of(self, value: Any) -> int | None:
         if not _is_finite_number(value) or not self.low <= value <= self.high:
             return None
         index = round((_decimal(value) - _decimal(self.low)) / _decimal(self.step or 1))
@@ -206,21 +210,21 @@ class Range(ParameterBase, frozen=True, tag="range"):
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
             return (math.log(value) - low) / (high - low)
-        index = self._index_of(value)
+        index = self.index_of(value)
         assert index is not None
         return (index + 0.5) / count
 
     def contains(self, value: Any) -> bool:
         if self.cardinality is None:
             return _is_finite_number(value) and self.low <= value <= self.high
-        return self._index_of(value) is not None
+        return self.index_of(value) is not None
 
 
 class Choice(ParameterBase, frozen=True, tag="choice"):
     """One of several values, without an order.
 
-    Values are anything that JSON can hold; tuples become lists, since that is how a trial receives them. 1, 1.0 and True are
-    three different values.
+    Values are anything that JSON can hold; tuples become lists, since that is how a trial receives them. 1, 1.0 and
+    True are three different values.
     """
 
     values: list[Any]
@@ -248,7 +252,7 @@ class Choice(ParameterBase, frozen=True, tag="choice"):
     def value_at(self, index: int) -> Any:
         return self.values[index]
 
-    def _index_of(self, value: Any) -> int | None:
+    def index_of(self, value: Any) -> int | None:
         for index, option in enumerate(self.values):
             if _same(option, value):
                 return index
@@ -258,12 +262,12 @@ class Choice(ParameterBase, frozen=True, tag="choice"):
         return self.values[min(int(unit * len(self.values)), len(self.values) - 1)]
 
     def encode(self, value: Any) -> float:
-        index = self._index_of(value)
+        index = self.index_of(value)
         assert index is not None
         return (index + 0.5) / len(self.values)
 
     def contains(self, value: Any) -> bool:
-        return self._index_of(value) is not None
+        return self.index_of(value) is not None
 
 
 class Normal(ParameterBase, frozen=True, tag="normal"):
@@ -335,8 +339,11 @@ class Constant(ParameterBase, frozen=True, tag="constant"):
     def encode(self, value: Any) -> float:
         return 0.5
 
+    def index_of(self, value: Any) -> int | None:
+        return 0 if _same(value, self.value) else None
+
     def contains(self, value: Any) -> bool:
-        return _same(value, self.value)
+        return self.index_of(value) is not None
 
 
 Parameter: TypeAlias = Uniform | LogUniform | Range | Choice | Normal | LogNormal | Constant

@@ -1,7 +1,8 @@
 """The search space: named parameters, their conditions, and the map to and from the unit cube.
 
-A space is an ordered mapping of names to parameters. Nested mappings are flattened to dot paths (`trainer.optimizer.lr`).
-A configuration is flat too, name to value; parameters whose conditions do not hold are absent from it.
+A space is an ordered mapping of names to parameters. Nested mappings are flattened to dot paths
+(`trainer.optimizer.lr`). A configuration is flat too, name to value; parameters whose conditions do not hold are absent
+from it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,12 @@ class SearchSpace(msgspec.Struct, frozen=True, dict=True):
     @classmethod
     def of(cls, definition: Mapping[str, Any]) -> SearchSpace:
         """A space from parameters, nested mappings of them, and plain values, which become constants."""
-        return cls(parameters=dict(_flatten(definition)))
+        parameters: dict[str, Parameter] = {}
+        for name, parameter in _flatten(definition):
+            if name in parameters:
+                raise SearchSpaceError(f"parameter {name!r} is defined twice, once by its dot path")
+            parameters[name] = parameter
+        return cls(parameters=parameters)
 
     def __post_init__(self) -> None:
         if not self.parameters:
@@ -89,7 +95,10 @@ class SearchSpace(msgspec.Struct, frozen=True, dict=True):
             )
         if parent.cardinality is None:
             raise SearchSpaceError(f"parameter {name!r}: its condition names {parent_name!r}, which is continuous")
-        for value in _alternatives(parent, wanted):
+        values = _alternatives(parent, wanted)
+        if not values:
+            raise SearchSpaceError(f"parameter {name!r}: its condition on {parent_name!r} lists no values")
+        for value in values:
             if not parent.contains(value):
                 raise SearchSpaceError(f"parameter {name!r}: {parent_name!r} is never {value!r}")
 
@@ -124,12 +133,25 @@ class SearchSpace(msgspec.Struct, frozen=True, dict=True):
 
         return Lattice(self)
 
+    @cached_property
+    def conditions(self) -> dict[str, dict[str, frozenset[int | None]]]:
+        """What each parameter's existence depends on: the numbers (`index_of`) of the values accepted, by parent.
+
+        Numbers, because 1 and 1.0 are one value of a range and two of a choice.
+        """
+        return {
+            name: {
+                parent: frozenset(map(self.parameters[parent].index_of, _alternatives(self.parameters[parent], wanted)))
+                for parent, wanted in parameter.when.items()
+            }
+            for name, parameter in self.parameters.items()
+        }
+
     def is_active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether a parameter exists, given the values of the parameters its conditions read."""
         return all(
-            parent in values
-            and any(_same(values[parent], option) for option in _alternatives(self.parameters[parent], wanted))
-            for parent, wanted in self.parameters[name].when.items()
+            parent in values and self.parameters[parent].index_of(values[parent]) in accepted
+            for parent, accepted in self.conditions[name].items()
         )
 
     def decode(self, units: Sequence[float]) -> Config:
@@ -191,6 +213,8 @@ def _flatten(definition: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
         if isinstance(value, ParameterBase):
             yield name, value  # type: ignore[misc]  # every subclass is in the union
         elif isinstance(value, Mapping):
+            if not value:
+                raise SearchSpaceError(f"parameter {name!r}: an empty mapping holds no parameters; use Constant({{}})")
             yield from _flatten(value, f"{name}.")
         else:
             try:
@@ -201,10 +225,6 @@ def _flatten(definition: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
 
 def _alternatives(parent: Parameter, wanted: Any) -> list[Any]:
     """The values a condition accepts: a list means any of them, unless the list itself is a value of the parent."""
-    if isinstance(wanted, list | tuple) and not parent.contains(wanted):
-        return list(wanted)
+    if isinstance(wanted, list) and not parent.contains(wanted):
+        return wanted
     return [wanted]
-
-
-def _same(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and bool(left == right)

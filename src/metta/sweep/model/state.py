@@ -1,19 +1,20 @@
 """The state of a sweep as a pure fold over its events: the only place where anything changes status.
 
-The same function serves the controller (the whole state, event by event), the store (only the runs that a batch touches, to
-refuse what is illegal and to write the projections), and replay (any prefix of the log).
+The same function serves the controller (the whole state, event by event), the store (only the runs that a batch
+touches, to refuse what is illegal and to write the projections), and replay (any prefix of the log).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import immutables
 import msgspec
 from msgspec.structs import replace
 
-from metta.sweep.errors import InvalidTransition
+from metta.sweep.errors import InvalidTransition, SearchSpaceError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
@@ -86,9 +87,14 @@ class _Draft:
             raise InvalidTransition(
                 f"sweep {event.sweep_id}: event {event.seq} follows {self._seq}; events are missing"
             )
+        if self._metadata is not None and event.sweep_id != self._metadata.sweep_id:
+            raise _refused(event, f"sweep {event.sweep_id} is another than {self._metadata.sweep_id}")
         body = event.body
         if event.run_id is None:
-            self._metadata = _SWEEP_TRANSITIONS[type(body)](self._metadata, event, body)
+            transition = _SWEEP_TRANSITIONS.get(type(body))
+            if transition is None:
+                raise _refused(event, "it names no run")
+            self._metadata = transition(self._metadata, event, body)
         else:
             self._apply_to_run(event.run_id, event, body)
         self._seq = event.seq
@@ -108,7 +114,10 @@ class _Draft:
         else:
             if before is None:
                 raise _refused(event, "there is no such run")
-            run = _RUN_TRANSITIONS[type(body)](before, event, body)
+            transition = _RUN_TRANSITIONS.get(type(body))
+            if transition is None:
+                raise _refused(event, "it is about the sweep, not about a run")
+            run = transition(before, event, body)
         self._runs[run_id] = run
         if before is None or run.status is not before.status:
             self._count(before, run)
@@ -152,9 +161,15 @@ def _existing(before: SweepMetadata | None, event: Event) -> SweepMetadata:
 
 def _sweep_resumed(before: SweepMetadata | None, event: Event, body: ev.SweepResumed) -> SweepMetadata:
     sweep = _existing(before, event)
+    unknown = body.changes.keys() - SweepConfig.__struct_fields__
+    if unknown:
+        raise _refused(event, f"a sweep's configuration has no field {', '.join(sorted(unknown))}")
     config = sweep.config
     if body.changes:
-        config = msgspec.convert({**msgspec.to_builtins(config), **body.changes}, SweepConfig)
+        try:
+            config = msgspec.convert({**msgspec.to_builtins(config), **body.changes}, SweepConfig)
+        except (msgspec.ValidationError, SearchSpaceError) as error:
+            raise _refused(event, str(error)) from error
     return replace(sweep, status=SweepStatus.RUNNING, reason=None, ended_at=None, config=config)
 
 
@@ -169,6 +184,8 @@ def _sweep_ended(before: SweepMetadata | None, event: Event, body: ev.SweepEnded
     sweep = _existing(before, event)
     if sweep.status.ended:
         raise _refused(event, f"it is {sweep.status} already")
+    if not body.status.ended:
+        raise _refused(event, f"{body.status} is no end")
     return replace(sweep, status=body.status, reason=body.reason, ended_at=event.at)
 
 
@@ -243,9 +260,17 @@ def _job_started(run: RunInfo, event: Event, body: ev.JobStarted) -> RunInfo:
     )
 
 
+def _check_finite(event: Event, numbers: Mapping[str, float]) -> None:
+    # JSON has no NaN: written down, it would come back as null, and the log could not be read again.
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise _refused(event, f"{name!r} is {number}, not a finite number")
+
+
 def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> RunInfo:
     if _current_job(run, event).state is not JobState.RUNNING:
         raise _refused(event, "it is not running")
+    _check_finite(event, body.metrics)
     return replace(run, metrics={**run.metrics, **body.metrics}, reports=run.reports + 1)
 
 
@@ -281,6 +306,7 @@ def _waiting(run: RunInfo, event: Event) -> RunInfo:
 def _run_completed(run: RunInfo, event: Event, body: ev.RunCompleted) -> RunInfo:
     if run.status not in {JobStatus.TRAINING_DONE_NO_EVAL, JobStatus.EVAL_DONE_NOT_COMPLETED}:
         raise _refused(event, f"run {run.run_id} is {run.status}")
+    _check_finite(event, {"score": body.score})
     return _ended(replace(_waiting(run, event), score=body.score), JobStatus.COMPLETED, event)
 
 

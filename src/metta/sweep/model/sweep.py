@@ -34,9 +34,11 @@ class MetricsSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     #: Lines of standard output that are JSON objects of numbers. On unless `regex` or `file` is given.
     stdout: Literal["json"] | None = None
-    #: A pattern searched in each line of standard output: `(?P<name>...)` groups, or `name=number` through two plain groups.
+    #: A pattern searched in each line of standard output: `(?P<name>...)` groups, or `name=number` through two plain
+    #: groups.
     regex: str | None = None
-    #: A file of JSON lines (or one JSON object) that the command writes; relative to its working folder, with placeholders.
+    #: A file of JSON lines (or one JSON object) that the command writes; relative to its working folder, with
+    #: placeholders.
     file: str | None = None
 
 

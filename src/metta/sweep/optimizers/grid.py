@@ -14,8 +14,10 @@ class GridOptimizer:
     """Walks the grid; the parameter declared last varies fastest.
 
     Args:
-        levels: Number of values that stand for each continuous parameter: evenly spaced on its own scale, ends included;
-            for normal distributions the middles of that many equally likely parts. Five, as is common for a coarse grid.
+        levels: Number of values that stand for each continuous parameter: evenly spaced on its own scale, ends
+        included;
+            for normal distributions the middles of that many equally likely parts. Five, as is common for a coarse
+            grid.
     """
 
     def __init__(self, levels: int = 5) -> None:

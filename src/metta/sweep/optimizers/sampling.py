@@ -23,8 +23,8 @@ def suggest_distinct(
 ) -> list[Suggestion]:
     """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each.
 
-    In a finite space a configuration that was tried before is replaced by a random one that was not; when none is left the
-    list ends.
+    In a finite space a configuration that was tried before is replaced by a random one that was not; when none is left
+    the list ends.
     """
     space = history.config.search_space
     tried: set[bytes] = set()

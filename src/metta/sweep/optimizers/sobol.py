@@ -16,8 +16,8 @@ from metta.sweep.protocols import History, Suggestion
 class SobolOptimizer:
     """Covers the space more evenly than independent draws.
 
-    Point k of the sequence (Owen-scrambled: Sobol' 1967, Owen 1998) is suggestion k. The sequence is kept between calls only
-    to save walking it from the start again.
+    Point k of the sequence (Owen-scrambled: Sobol' 1967, Owen 1998) is suggestion k. The sequence is kept between calls
+    only to save walking it from the start again.
     """
 
     def __init__(self) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
 from metta.sweep.errors import ConfigError
 from metta.sweep.protocols import Store
 
 DEFAULT_STORE = "sqlite:///sweeps.db"
+#: Environment variable with the URL of the store to use.
+STORE_VARIABLE = "METTA_SWEEP_STORE"
+
+
+def store_url(given: str | None = None) -> str:
+    """The store to use: the one given, else that of METTA_SWEEP_STORE, else `sweeps.db` in the working folder."""
+    return given or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE
 
 
 def open_store(url: str, *, create: bool = False) -> Store:
     """The store at `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, or just the path of a file.
 
     Args:
-        url: Where the store is. `?synchronous=normal` after an SQLite URL trades the last moments before a power cut for speed;
+        url: Where the store is. `?synchronous=normal` after an SQLite URL trades the last moments before a power cut
+        for speed;
             a crash of any process loses nothing either way.
-        create: Make the store where there is none; otherwise that is an error, so that reading never leaves files behind.
+        create: Make the store where there is none; otherwise that is an error, so that reading never leaves files
+        behind.
 
     Raises:
         ConfigError: the URL's scheme is not known.

@@ -1,10 +1,11 @@
-"""Tables of the SQL store. `events` is the truth; `sweeps` and `runs` are projections of it, written in the same transaction."""
+"""Tables of the SQL store: `events` is the truth; `sweeps` and `runs` are projections written along with it."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
-#: Written to the `schema` table of each store; a store of a later version is refused, one of an earlier version migrated.
+#: Written to the `schema` table of each store; a store of a later version is refused, one of an earlier version
+#: migrated.
 SCHEMA_VERSION = 1
 
 METADATA = MetaData()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from metta.sweep.model.sweep import SweepConfig, SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
 from metta.sweep.stores.schema import EVENTS, HEARTBEATS, LEASES, METADATA, RUNS, SCHEMA, SCHEMA_VERSION, SWEEPS
 
-#: Events fetched at a time: few enough that reading a long log stays flat in memory.
+#: Rows fetched at a time: few enough that reading a long log stays flat in memory, and that their ids fit into one
+#: query.
 _PAGE = 2_000
 #: Waiting for a change looks this often at first, and ever more rarely up to the last.
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.001, 0.05
@@ -65,7 +66,7 @@ class SqlStore:
         synchronous = str(parsed.query.get("synchronous", "full")).upper()
         if synchronous not in {"FULL", "NORMAL"}:
             raise StoreError(f"store {url}: synchronous must be full or normal, got {synchronous.lower()!r}")
-        if not parsed.database or parsed.database == ":memory:":
+        if parsed.host or not parsed.database or parsed.database == ":memory:":
             raise StoreError(f"store {url}: needs a file that several processes can share, e.g. sqlite:///sweeps.db")
         #: Absolute, so that processes with other working folders find the same store.
         path = Path(parsed.database).absolute()
@@ -82,7 +83,6 @@ class SqlStore:
         @event.listens_for(self._engine, "connect")
         def _configure(connection: Any, _: Any) -> None:
             connection.isolation_level = None  # transactions begin where we say so
-            connection.execute("PRAGMA journal_mode=WAL")
             connection.execute(f"PRAGMA synchronous={synchronous}")
 
         @event.listens_for(self._engine, "begin")
@@ -92,10 +92,12 @@ class SqlStore:
 
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
-        with self._errors():
-            self._writer = self._engine.connect()
-            self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        with self._errors(), ExitStack() as opened:
+            self._writer = opened.enter_context(self._engine.connect())
+            self._reader = opened.enter_context(self._engine.connect())
+            self._reader.execution_options(isolation_level="AUTOCOMMIT")
             self._prepare_schema(create)
+            opened.pop_all()  # all is well: they stay open
 
     # -------------------------------------------------------------------------------------------------- events
 
@@ -125,19 +127,21 @@ class SqlStore:
         return [replace(event_, seq=known[event_.id]) for event_ in events]
 
     def _known_seqs(self, connection: Connection, events: Sequence[Event]) -> dict[str, int]:
-        query = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_([event.id for event in events]))
-        return {row.id: row.seq for row in connection.execute(query)}
+        known = {}
+        for ids in _pages([event.id for event in events]):
+            query = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(ids))
+            known |= {row.id: row.seq for row in connection.execute(query)}
+        return known
 
     def _partial_state(self, connection: Connection, sweep_id: str, events: Sequence[Event]) -> SweepState:
         """The state as far as the events can touch it: the sweep's totals and their runs."""
         row = connection.execute(select(SWEEPS).where(SWEEPS.c.sweep_id == sweep_id)).one_or_none()
         if row is None:
             return SweepState()
-        run_ids = {event.run_id for event in events if event.run_id is not None}
         runs = {}
-        if run_ids:
+        for run_ids in _pages(sorted({event.run_id for event in events if event.run_id is not None})):
             query = select(RUNS.c.run_id, RUNS.c.info).where(RUNS.c.sweep_id == sweep_id, RUNS.c.run_id.in_(run_ids))
-            runs = {row.run_id: _decode_run(row.info) for row in connection.execute(query)}
+            runs |= {row.run_id: _decode_run(row.info) for row in connection.execute(query)}
         return SweepState(metadata=_metadata(row), runs=immutables.Map(runs))
 
     def _write_events(self, connection: Connection, events: Sequence[Event]) -> None:
@@ -194,15 +198,13 @@ class SqlStore:
         if updates:
             connection.execute(_UPDATE_RUN, updates)
 
-    def read(self, sweep_id: str, after: int = 0) -> Iterator[Event]:
+    def read(self, sweep_id: str, after: int = 0, *, run_id: str | None = None) -> Iterator[Event]:
         """See `Store.read`."""
+        wanted = EVENTS.c.sweep_id == sweep_id
+        if run_id is not None:
+            wanted &= EVENTS.c.run_id == run_id
         while True:
-            query = (
-                select(EVENTS)
-                .where(EVENTS.c.sweep_id == sweep_id, EVENTS.c.seq > after)
-                .order_by(EVENTS.c.seq)
-                .limit(_PAGE)
-            )
+            query = select(EVENTS).where(wanted, EVENTS.c.seq > after).order_by(EVENTS.c.seq).limit(_PAGE)
             page = self._fetch(query)
             for row in page:
                 yield _event(row)
@@ -263,10 +265,10 @@ class SqlStore:
         if id_prefix is not None:
             query = query.where(RUNS.c.run_id.startswith(id_prefix, autoescape=True))
         if best_first:
-            [sweep] = self.fetch_sweeps(sweep_id) if sweep_id is not None else [None]
-            if sweep is None:
+            if sweep_id is None:
                 raise ValueError("best_first needs a sweep: only scores of one sweep compare")
-            by_score = RUNS.c.score.desc() if sweep.config.direction == "maximize" else RUNS.c.score.asc()
+            [direction] = [sweep.config.direction for sweep in self.fetch_sweeps(sweep_id)] or ["maximize"]
+            by_score = RUNS.c.score.desc() if direction == "maximize" else RUNS.c.score.asc()
             query = query.where(RUNS.c.score.is_not(None)).order_by(by_score, RUNS.c.index)
         else:
             query = query.order_by(RUNS.c.sweep_id, RUNS.c.index)
@@ -274,11 +276,14 @@ class SqlStore:
 
     # -------------------------------------------------------------------------------------- leases, heartbeats
 
-    def acquire_lease(self, sweep_id: str, holder: str, now: float, ttl_s: float, *, steal: bool = False) -> Lease:
+    def acquire_lease(
+        self, sweep_id: str, holder: str, now: float, ttl_s: float, *, steal: Lease | None = None
+    ) -> Lease:
         """See `Store.acquire_lease`."""
         with self._transaction() as connection:
             row = connection.execute(select(LEASES).where(LEASES.c.sweep_id == sweep_id)).one_or_none()
-            if row is not None and row.holder not in {None, holder} and row.expires_at > now and not steal:
+            stolen = row is not None and steal is not None and row.fence == steal.fence
+            if row is not None and row.holder not in {None, holder} and row.expires_at > now and not stolen:
                 raise LeaseHeldError(f"sweep {sweep_id}: controller {row.holder} is at work on it; stop that one first")
             fence = 1 if row is None else row.fence + (row.holder != holder)
             lease = Lease(sweep_id=sweep_id, holder=holder, fence=fence, expires_at=now + ttl_s)
@@ -342,10 +347,12 @@ class SqlStore:
             return int(self._reader.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
     def _prepare_schema(self, create: bool) -> None:
+        if not create and not self._engine.dialect.has_table(self._reader, SCHEMA.name):
+            raise StoreError(f"store {self._path}: holds no sweeps; name another with --store")
+        # Written to the file, so only to one that is ours or is to be.
+        self._reader.exec_driver_sql("PRAGMA journal_mode=WAL")
         with self._writer.begin():
             if not self._engine.dialect.has_table(self._writer, SCHEMA.name):
-                if not create:
-                    raise StoreError(f"store {self._path}: holds no sweeps; name another with --store")
                 METADATA.create_all(self._writer)
                 self._writer.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
             version = self._writer.execute(select(SCHEMA.c.version)).scalar_one()
@@ -379,6 +386,10 @@ _UPDATE_RUN = (
     .where(RUNS.c.sweep_id == bindparam("its_sweep"), RUNS.c.run_id == bindparam("its_run"))
     .values(status=bindparam("status"), score=bindparam("score"), info=bindparam("info"))
 )
+
+
+def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _PAGE] for start in range(0, len(ids), _PAGE))
 
 
 def _metadata(row: Row[Any]) -> SweepMetadata:

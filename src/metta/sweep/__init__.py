@@ -1,0 +1,69 @@
+"""metta.sweep: hyperparameter sweeps that survive kill -9.
+
+    from metta.sweep import LogUniform, report_metrics, sweep
+
+    @sweep(search_space={"lr": LogUniform(1e-4, 1e-1)}, metric="accuracy", max_trials=50)
+    def train(config):
+        ...
+        return {"accuracy": accuracy}
+
+    result = train.run()
+
+Names are loaded on first use, so that importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metta.sweep.api import Sweep, SweepResult, sweep
+    from metta.sweep.errors import SweepError
+    from metta.sweep.model.parameters import (
+        Choice,
+        Constant,
+        LogNormal,
+        LogUniform,
+        Normal,
+        Range,
+        Uniform,
+    )
+    from metta.sweep.session import current_run, report_metrics, run_directory
+
+__all__ = [
+    "Choice",
+    "Constant",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "Range",
+    "Sweep",
+    "SweepError",
+    "SweepResult",
+    "Uniform",
+    "current_run",
+    "report_metrics",
+    "run_directory",
+    "sweep",
+]
+
+_HOMES = {
+    "metta.sweep.api": ("Sweep", "SweepResult", "sweep"),
+    "metta.sweep.errors": ("SweepError",),
+    "metta.sweep.model.parameters": ("Choice", "Constant", "LogNormal", "LogUniform", "Normal", "Range", "Uniform"),
+    "metta.sweep.session": ("current_run", "report_metrics", "run_directory"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The command line, `metta sweep ...`: each command parses, calls one function, and prints."""

@@ -1,0 +1,153 @@
+"""Commands that only read: list, status, show, best, schema."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from metta.sweep.cli.options import JsonOption, RunArgument, StoreOption, SweepArgument
+from metta.sweep.errors import NotFoundError
+from metta.sweep.model.run import JobStatus, RunInfo
+from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.protocols import Store
+from metta.sweep.stores import open_store, store_url
+
+#: Statuses of runs that have work to do.
+_UNENDED = [status for status in JobStatus if not status.ended]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list", epilog="Example: metta sweep list --json")(list_sweeps)
+    app.command(epilog="Example: metta sweep status 46g3f --runs --json")(status)
+    app.command(epilog="Example: metta sweep show 7kq")(show)
+    app.command(epilog="Example: metta sweep best 46g3f --top 5")(best)
+    app.command(epilog="Example: metta sweep schema > sweep.schema.json")(schema)
+
+
+def list_sweeps(sweep: SweepArgument = "", store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List the sweeps of the store; with SWEEP, the runs of that one."""
+    from metta.sweep.cli.shapes import print_json, sweep_row_shape
+
+    opened = open_store(store_url(store))
+    if sweep:
+        _list_runs(opened, sweep, as_json)
+        return
+    sweeps = opened.fetch_sweeps()
+    if as_json:
+        best_runs = opened.fetch_runs(run_ids=[s.best_run_id for s in sweeps if s.best_run_id is not None])
+        by_id = {(run.sweep_id, run.run_id): run for run in best_runs}
+        print_json([sweep_row_shape(s, by_id.get((s.sweep_id, s.best_run_id or ""))) for s in sweeps])
+        return
+    from metta.sweep.display.views import console, sweeps_table
+
+    console().print(sweeps_table(sweeps))
+
+
+def _list_runs(store: Store, address: str | None, as_json: bool) -> None:
+    from metta.sweep.cli.addresses import find_sweep
+    from metta.sweep.cli.shapes import print_json, run_shape
+
+    sweep = find_sweep(store, address)
+    runs = store.fetch_runs(sweep.sweep_id)
+    if as_json:
+        print_json([run_shape(run) for run in runs])
+        return
+    from metta.sweep.display.views import console, runs_table
+
+    screen = console()
+    screen.print(runs_table(runs, sweep, screen))
+
+
+def status(
+    sweep: SweepArgument = None,
+    runs: Annotated[bool, typer.Option("--runs", help="Every run, a line each.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a sweep stands."""
+    from metta.sweep.cli.addresses import find_sweep
+    from metta.sweep.controller.lease import is_controlled
+
+    opened = open_store(store_url(store))
+    if runs:
+        _list_runs(opened, sweep, as_json)
+        return
+    found = find_sweep(opened, sweep)
+    now = time.time()
+    controlled = is_controlled(opened, found.sweep_id, now)
+    top = _best_run(opened, found)
+    if as_json:
+        from metta.sweep.cli.shapes import print_json, sweep_shape
+
+        print_json(sweep_shape(found, top, now=now, controlled=controlled))
+        return
+    from metta.sweep.display.status import status_view
+    from metta.sweep.display.views import console
+
+    unended = opened.fetch_runs(found.sweep_id, statuses=_UNENDED)
+    beats = opened.fetch_heartbeats(found.sweep_id)
+    screen = console()
+    screen.print(status_view(found, top, unended, beats, screen, now=now, controlled=controlled))
+
+
+def _best_run(store: Store, sweep: SweepMetadata) -> RunInfo | None:
+    if sweep.best_run_id is None:
+        return None
+    return store.fetch_runs(sweep.sweep_id, run_ids=[sweep.best_run_id])[0]
+
+
+def show(run: RunArgument, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Show one run: configuration, metrics, jobs, and why it was started."""
+    from metta.sweep.cli.addresses import find_run, find_sweep
+
+    opened = open_store(store_url(store))
+    found = find_run(opened, run)
+    events = list(opened.read(found.sweep_id, run_id=found.run_id))
+    if as_json:
+        from metta.sweep.cli.shapes import print_json, run_detail_shape
+
+        print_json(run_detail_shape(found, events))
+        return
+    from metta.sweep.display.status import run_view
+    from metta.sweep.display.views import console
+
+    console().print(run_view(found, find_sweep(opened, found.sweep_id), events))
+
+
+def best(
+    sweep: SweepArgument = None,
+    top: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the best runs of a sweep."""
+    from metta.sweep.cli.addresses import find_sweep
+
+    opened = open_store(store_url(store))
+    found = find_sweep(opened, sweep)
+    runs = opened.fetch_runs(found.sweep_id, best_first=True, limit=top)
+    if as_json:
+        from metta.sweep.cli.shapes import print_json, run_shape
+
+        print_json([run_shape(run) for run in runs])
+        return
+    if not runs:
+        raise NotFoundError(
+            f"sweep {found.sweep_id} has no completed run yet; see: metta sweep status {found.sweep_id}"
+        )
+    from metta.sweep.display.views import console, runs_table
+
+    title = f"best of {found.config.name} ({found.sweep_id}), {found.config.direction} {found.config.metric}"
+    screen = console()
+    screen.print(runs_table(runs, found, screen, title=title))
+
+
+def schema() -> None:
+    """Print the JSON Schema of sweep files, for editors."""
+    from metta.sweep.cli.shapes import print_json
+    from metta.sweep.config_file import json_schema
+
+    print_json(json_schema())

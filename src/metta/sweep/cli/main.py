@@ -1,0 +1,49 @@
+"""The `metta` command and its group `sweep`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from metta.sweep.cli import control, inspect, logs, run
+from metta.sweep.errors import StoreError, SweepError, UsageError
+
+app = typer.Typer(name="metta", no_args_is_help=True, help="Tools for training.", rich_markup_mode=None)
+sweep = typer.Typer(no_args_is_help=True, help="Hyperparameter sweeps that survive kill -9.", rich_markup_mode=None)
+app.add_typer(sweep, name="sweep")
+for commands in (run, inspect, logs, control):
+    commands.register(sweep)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"metta-sweep {version('metta-sweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _metta(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: errors in one line, exit code 2 where typing something else helps, 1 otherwise."""
+    try:
+        app()
+    except SweepError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2 if isinstance(error, UsageError | StoreError) else 1) from None
+    except BrokenPipeError:
+        # The reader of our output, `head` say, has seen enough; Python must not try to flush to it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,136 @@
+"""`metta sweep run`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metta.sweep.cli.options import JsonOption, ResumeOption, StoreOption
+from metta.sweep.errors import ConfigError, LeaseHeldError
+from metta.sweep.model.run import JobStatus
+from metta.sweep.model.state import SweepState
+from metta.sweep.protocols import Store
+from metta.sweep.stores import STORE_VARIABLE, open_store, store_url
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: metta sweep run examples/digits_mlp.py --max-trials 20 --max-parallel 2")(run)
+
+
+def run(  # noqa: PLR0917 (one parameter an option)
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[TARGET]", help="file.py, file.py:function, package.module:function, or sweep.yaml"),
+    ] = None,
+    resume: ResumeOption = None,
+    store: StoreOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: that of the file.")] = None,
+    max_trials: Annotated[int | None, typer.Option(help="Runs in all.")] = None,
+    max_parallel: Annotated[int | None, typer.Option(help="Runs at one time.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="What to try next: random, grid, sobol, ...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Root of all randomness.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; print the sweep's id.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a sweep, or go on with it: run the same command again after a kill, and nothing is lost.
+
+    Ctrl-C once: start nothing new and let running jobs finish. Twice: cancel them.
+    """
+    from metta.sweep.display.progress import run_with_progress
+    from metta.sweep.launch import launch
+
+    overrides: dict[str, Any] = {
+        "name": name,
+        "max_trials": max_trials,
+        "max_parallel": max_parallel,
+        "strategy": strategy,
+        "seed": seed,
+    }
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if (target is None) == (resume is None):
+        raise ConfigError("give a TARGET to sweep or --resume SWEEP, and not both")
+    if resume is not None:
+        opened = open_store(store_url(store))
+        launched = _resumed(opened, resume, given)
+    else:
+        from metta.sweep.cli.target import load_definition
+
+        assert target is not None
+        definition = load_definition(target, given)
+        opened = open_store(store_url(store), create=True)
+        launched = launch(opened, definition)
+    if detach:
+        _detach(opened, launched)
+        _print_started(launched, as_json)
+        return
+    state = run_with_progress(opened, launched, show=True)
+    if as_json:
+        _print_state(state)
+    raise typer.Exit(_exit_code(state))
+
+
+def _resumed(store: Store, address: str, given: dict[str, Any]) -> Any:
+    from metta.sweep.cli.addresses import find_sweep
+    from metta.sweep.clock import SystemClock
+    from metta.sweep.config import LIMITS
+    from metta.sweep.controller.lease import is_controlled
+    from metta.sweep.launch import Launched
+
+    sweep = find_sweep(store, address)
+    for option, value in given.items():
+        if option not in LIMITS:
+            raise ConfigError(f"--{option}: a sweep under way cannot change it; allowed with --resume are its limits")
+        if value < 1:
+            raise ConfigError(f"--{option.replace('_', '-')}: expected at least 1, got {value}")
+    if is_controlled(store, sweep.sweep_id, SystemClock().now()):
+        raise LeaseHeldError(f"sweep {sweep.sweep_id}: a controller is at work on it already")
+    changes = {limit: value for limit, value in given.items() if value != getattr(sweep.config, limit)}
+    return Launched(sweep=sweep, resumed=True, changes=changes)
+
+
+def _detach(store: Store, launched: Any) -> None:
+    """Start a controller that outlives this terminal."""
+    sweep = launched.sweep
+    limits = [f"--{name.replace('_', '-')}={value}" for name, value in launched.changes.items()]
+    arguments = ["--resume", sweep.sweep_id, *limits]
+    with (Path(sweep.config.directory) / "controller.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "metta.sweep.cli", "sweep", "run", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, STORE_VARIABLE: store.url},
+            start_new_session=True,
+        )
+
+
+def _print_started(launched: Any, as_json: bool) -> None:
+    if as_json:
+        from metta.sweep.cli.shapes import print_json
+
+        print_json({"sweep_id": launched.sweep.sweep_id, "name": launched.sweep.config.name})
+        return
+    sys.stdout.write(f"{launched.sweep.sweep_id}\n")
+    sys.stderr.write(f"runs in the background; watch it with: metta sweep status {launched.sweep.sweep_id}\n")
+
+
+def _print_state(state: SweepState) -> None:
+    import time
+
+    from metta.sweep.cli.shapes import print_json, sweep_shape
+
+    best = state.runs[state.sweep.best_run_id] if state.sweep.best_run_id is not None else None
+    print_json(sweep_shape(state.sweep, best, now=time.time(), controlled=False))
+
+
+def _exit_code(state: SweepState) -> int:
+    """0 when the sweep ended with a result, 1 when it ended without one, 130 when it was interrupted."""
+    if not state.sweep.status.ended:
+        return 130
+    return 0 if state.sweep.counts.get(JobStatus.COMPLETED) else 1

@@ -1,0 +1,109 @@
+"""TARGET of `metta sweep run`: files, functions and sweep files as definitions of sweeps."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from metta.sweep.agent.targets import import_file
+from metta.sweep.api import Sweep
+from metta.sweep.config import Settings, SweepFile, parse_command, parse_settings
+from metta.sweep.config_file import SUFFIXES, load
+from metta.sweep.errors import SweepError, TargetError, did_you_mean
+from metta.sweep.launch import Definition
+from metta.sweep.model.sweep import CommandTarget
+
+
+def load_definition(target: str, overrides: dict[str, Any]) -> Definition:
+    """The sweep that TARGET names, with options from the command line instead of its own.
+
+    Raises:
+        UsageError: it names nothing that can be swept.
+    """
+    if Path(target).suffix in SUFFIXES:
+        return _from_file(Path(target), overrides)
+    where, _, name = target.partition(":")
+    module = _import(where)
+    return _find_sweep(module, where, name or None).definition(overrides)
+
+
+def _from_file(path: Path, overrides: dict[str, Any]) -> Definition:
+    file = load(path)
+    folder = path.absolute().parent
+    settings = _with_overrides(file, overrides)
+    if file.command is not None:
+        target: Any = CommandTarget(argv=parse_command("command", file.command), metrics=file.metrics)
+    else:
+        assert file.function is not None
+        target = _function(file.function, folder)
+    evaluate: Any = None
+    if isinstance(file.evaluate, str) and ":" in file.evaluate and " " not in file.evaluate:
+        evaluate = _function(file.evaluate, folder)
+    elif file.evaluate is not None:
+        evaluate = CommandTarget(argv=parse_command("evaluate", file.evaluate), metrics=file.metrics)
+    return Definition(
+        settings=settings, target=target, evaluate=evaluate, default_name=path.stem, working_directory=folder
+    )
+
+
+def _with_overrides(file: SweepFile, overrides: dict[str, Any]) -> Settings:
+    fields = Settings.__struct_fields__
+    return parse_settings({**{field: getattr(file, field) for field in fields}, **overrides})
+
+
+def _function(address: str, folder: Path) -> Any:
+    where, colon, name = address.partition(":")
+    if not colon:
+        raise TargetError(f"function: {address!r} names no function; write file.py:function or package.module:function")
+    module = _import(str(folder / where) if where.endswith(".py") else where)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise TargetError(f"function: {where} has no function {name!r}; {did_you_mean(name, _functions(module))}")
+    return found.function if isinstance(found, Sweep) else found
+
+
+def _import(where: str) -> ModuleType:
+    try:
+        if where.endswith(".py"):
+            path = Path(where).absolute()
+            if not path.is_file():
+                raise TargetError(f"target: there is no file {where}")
+            return import_file(str(path))
+        if not where or os.sep in where:
+            raise TargetError(f"target: {where!r} is neither a .py, .yaml or .toml file nor a module")
+        sys.path.insert(0, os.getcwd())
+        return importlib.import_module(where)
+    except SweepError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}:{last.lineno}"
+        raise TargetError(f"target: {where} cannot be imported: {type(error).__name__}: {error} ({place})") from error
+
+
+def _find_sweep(module: ModuleType, where: str, name: str | None) -> Sweep:
+    sweeps = {key: value for key, value in vars(module).items() if isinstance(value, Sweep)}
+    if name is not None:
+        found = vars(module).get(name)
+        if isinstance(found, Sweep):
+            return found
+        if found is not None:
+            raise TargetError(
+                f"target: {name!r} in {where} is not decorated with @sweep, so its search space is unknown"
+            )
+        raise TargetError(f"target: {where} has no sweep {name!r}; {did_you_mean(name, sweeps)}")
+    distinct = {id(value): key for key, value in sweeps.items()}
+    if len(distinct) == 1:
+        return next(iter(sweeps.values()))
+    if not distinct:
+        raise TargetError(f"target: {where} has no function decorated with @sweep")
+    raise TargetError(f"target: {where} has several sweeps; name one: {', '.join(f'{where}:{key}' for key in sweeps)}")
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]

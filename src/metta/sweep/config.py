@@ -1,0 +1,257 @@
+"""From what users write to a SweepConfig; every error names the field, what was got, and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from metta.sweep import registry
+from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
+from metta.sweep.model.parameters import ParameterBase
+from metta.sweep.model.run import Resources
+from metta.sweep.model.space import (
+    Choice,
+    Constant,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Parameter,
+    Range,
+    SearchSpace,
+    Uniform,
+)
+from metta.sweep.model.sweep import Direction, Isolation, MetricsSource, Strategy, SweepConfig, Target
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a user may say about a sweep, whichever way; `SweepConfig` explains the fields."""
+
+    name: Annotated[str, Meta(min_length=1)] | None = None
+    search_space: dict[str, Any]
+    metric: Annotated[str, Meta(min_length=1)]
+    direction: Direction = "maximize"
+    strategy: str | Strategy = "random"
+    seed: Annotated[int, Meta(ge=0)] | None = None
+    max_parallel: Count | None = None
+    max_parallel_eval: Count = 1
+    max_trials: Count | None = None
+    budget_hours: Positive | None = None
+    max_hours: Positive | None = None
+    resources: Resources = Resources()
+    job_timeout_s: Positive | None = None
+    grace_s: Annotated[float, Meta(ge=0)] = 10.0
+    isolation: Isolation = "process"
+
+
+class SweepFile(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sweep in a file."""
+
+    #: A command with `{parameter}` placeholders, as a list of arguments or as one line.
+    command: list[str] | str | None = None
+    #: A Python function instead: `file.py:function` or `package.module:function`.
+    function: str | None = None
+    #: Where a command's metrics are found.
+    metrics: MetricsSource = MetricsSource()
+    #: A command or function that scores each trained run.
+    evaluate: list[str] | str | None = None
+
+
+#: Settings that may change while a sweep is under way.
+LIMITS = (
+    "max_parallel",
+    "max_parallel_eval",
+    "max_trials",
+    "budget_hours",
+    "max_hours",
+    "job_timeout_s",
+    "grace_s",
+)
+
+_SPECS: dict[str, type[ParameterBase]] = {
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "range": Range,
+    "choice": Choice,
+    "normal": Normal,
+    "log_normal": LogNormal,
+    "constant": Constant,
+}
+
+
+class FieldError(ConfigError):
+    """A ConfigError that knows the field, so that a file's line can be found for it."""
+
+    def __init__(self, path: tuple[str, ...], problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)}: {self.problem}"
+
+
+def parse_settings(values: Mapping[str, Any], kind: type[Settings] = Settings) -> Settings:
+    """Check names and types of settings; raises FieldError."""
+    fields = kind.__struct_fields__
+    for name in values:
+        if name not in fields:
+            raise FieldError((str(name),), f"unknown key; {did_you_mean(str(name), fields)}")
+    for name in ("search_space", "metric"):
+        if values.get(name) is None:
+            raise FieldError((name,), "is missing; every sweep needs one")
+    try:
+        return msgspec.convert(dict(values), kind)
+    except msgspec.ValidationError as error:
+        raise _field_error(error, values) from None
+
+
+def _field_error(error: msgspec.ValidationError, values: Mapping[str, Any]) -> FieldError:
+    message, _, where = str(error).partition(" - at `$.")
+    path = tuple(re.split(r"\.|\[", where.rstrip("`").replace("]", "")))
+    value: Any = values
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    message = message.replace("`", "")
+    return FieldError(path, f"{message[:1].lower()}{message[1:]}, got {value!r}")
+
+
+def parse_space(definition: Mapping[str, Any]) -> SearchSpace:
+    """A search space from parameters and from the forms that files use, such as `{log_uniform: [1e-4, 1e-1]}`.
+
+    Raises:
+        FieldError: a parameter is not valid.
+    """
+    try:
+        return SearchSpace.of(_parse_level(definition, ()))
+    except SearchSpaceError as error:
+        raise FieldError(("search_space",), str(error)) from error
+
+
+def _parse_level(definition: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    level: dict[str, Any] = {}
+    for name, value in definition.items():
+        here = (*path, str(name))
+        if not isinstance(value, Mapping):
+            level[name] = value
+        elif kinds := value.keys() & _SPECS.keys():
+            level[name] = _parse_parameter(here, kinds, value)
+        elif _looks_like_parameter(value):
+            raise FieldError(
+                ("search_space", *here), f"unknown kind of parameter; {did_you_mean(next(iter(value)), _SPECS)}"
+            )
+        else:
+            level[name] = _parse_level(value, here)
+    return level
+
+
+def _looks_like_parameter(value: Mapping[str, Any]) -> bool:
+    """A mapping of one name to a list is a parameter of a kind that was misspelt, rather than a group of parameters."""
+    rest = {name: item for name, item in value.items() if name not in {"when", "step", "log"}}
+    return len(rest) != len(value) or (len(rest) == 1 and isinstance(next(iter(rest.values())), list))
+
+
+def _parse_parameter(path: tuple[str, ...], kinds: set[str], value: Mapping[str, Any]) -> Parameter:
+    field = ("search_space", *path)
+    if len(kinds) > 1:
+        raise FieldError(field, f"is of one kind, got {' and '.join(sorted(kinds))}")
+    [kind] = kinds
+    arguments = value[kind]
+    options = {name: option for name, option in value.items() if name != kind}
+    allowed = {"when", "step", "log"} if kind == "range" else {"when"}
+    for name in options:
+        if name not in allowed:
+            raise FieldError(field, f"unknown key {name!r} beside {kind}; {did_you_mean(name, allowed)}")
+    if kind in {"choice", "constant"}:
+        arguments = [arguments]
+    elif not isinstance(arguments, list) or len(arguments) != 2:
+        raise FieldError(field, f"{kind} takes a list of two numbers, got {arguments!r}")
+    try:
+        return _SPECS[kind](*arguments, **options)  # type: ignore[return-value]  # every kind is in the union
+    except SearchSpaceError as error:
+        raise FieldError(field, str(error)) from error
+
+
+def parse_strategy(strategy: str | Strategy) -> Strategy:
+    """A strategy from its short form: the name of an optimizer or of a scheduler."""
+    if isinstance(strategy, Strategy):
+        return strategy
+    if strategy in registry.names("schedulers"):
+        return Strategy(scheduler=strategy)
+    if strategy not in registry.names("optimizers"):
+        known = {*registry.names("optimizers"), *registry.names("schedulers")}
+        raise FieldError(("strategy",), f"there is no strategy {strategy!r}; {did_you_mean(strategy, known)}")
+    return Strategy(optimizer=strategy)
+
+
+def parse_command(field: str, command: list[str] | str) -> list[str]:
+    """A command as a list of arguments."""
+    argv = shlex.split(command) if isinstance(command, str) else list(command)
+    if not argv:
+        raise FieldError((field,), "needs a program to run, got nothing")
+    return argv
+
+
+def build_config(
+    settings: Settings,
+    *,
+    name: str,
+    target: Target,
+    evaluate: Target | None,
+    directory: Path,
+    working_directory: Path,
+) -> SweepConfig:
+    """The sweep's configuration, with every default resolved to the value that will be used.
+
+    Raises:
+        ConfigError: a setting is not valid.
+    """
+    space = parse_space(settings.search_space)
+    cpus = max(1, settings.resources.cpus)
+    config = SweepConfig(
+        name=name,
+        target=target,
+        evaluate=evaluate,
+        search_space=space,
+        metric=settings.metric,
+        direction=settings.direction,
+        strategy=parse_strategy(settings.strategy),
+        seed=secrets.randbits(32) if settings.seed is None else settings.seed,
+        max_parallel=settings.max_parallel or max(1, len(os.sched_getaffinity(0)) // cpus),
+        max_parallel_eval=settings.max_parallel_eval,
+        max_trials=settings.max_trials,
+        budget_hours=settings.budget_hours,
+        max_hours=settings.max_hours,
+        resources=settings.resources,
+        job_timeout_s=settings.job_timeout_s,
+        grace_s=settings.grace_s,
+        isolation=settings.isolation,
+        directory=str(directory),
+        working_directory=str(working_directory),
+    )
+    registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options)
+    registry.optimizer(config.strategy.optimizer, config.strategy.optimizer_options).check(config)
+    return config
+
+
+def is_same_experiment(left: SweepConfig, right: SweepConfig) -> bool:
+    """Whether two configurations search the same thing, so that one may go on where the other stopped.
+
+    Limits may differ, and so may the seed and the bytes of a pickled function, which change from process to process.
+    """
+
+    def essence(config: SweepConfig) -> list[Any]:
+        targets = [getattr(target, "name", target) for target in (config.target, config.evaluate)]
+        return [targets, config.search_space, config.metric, config.direction, config.strategy, config.isolation]
+
+    return essence(left) == essence(right)

@@ -1,0 +1,152 @@
+"""A sweep's progress while its controller runs in this process: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from metta.sweep.analysis.progress import estimate_end
+from metta.sweep.display.views import config_text, console, counts_text, duration, eta_text, number, status_text
+from metta.sweep.launch import Launched, drive
+from metta.sweep.model.events import Event
+from metta.sweep.model.run import RunInfo
+from metta.sweep.model.state import EMPTY, SweepState
+from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.protocols import Store
+
+#: Ended runs, and running ones, shown at a time.
+_SHOWN = 8
+
+
+def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepState:
+    """Drive the sweep and show how it goes on standard error; returns its last state."""
+    screen = console(stderr=True)
+    display = Display(screen)
+
+    def announce(line: str) -> None:
+        if show:
+            screen.print(line, soft_wrap=True)
+
+    announce(_greeting(launched))
+
+    def on_stop_request(requests: int) -> None:
+        announce(_farewell(launched.sweep, requests))
+
+    live = Live(get_renderable=display.render, console=screen, refresh_per_second=4, transient=True)
+    with live if show and screen.is_terminal else nullcontext():
+        state = drive(
+            store,
+            launched.sweep,
+            resume=launched.resumed,
+            changes=launched.changes,
+            observer=display.observe if show else None,
+            on_stop_request=on_stop_request,
+        )
+    announce(_summary(state))
+    return state
+
+
+class Display:
+    """What is shown. Its cost does not depend on how many runs have ended."""
+
+    def __init__(self, screen: Console) -> None:
+        self._screen = screen
+        self._state: SweepState = EMPTY
+        self._recent: deque[RunInfo] = deque(maxlen=_SHOWN)
+
+    def observe(self, state: SweepState, events: Sequence[Event]) -> None:
+        """Take in what happened."""
+        touched = {event.run_id for event in events if event.run_id is not None}
+        known = {run.run_id for run in self._recent}
+        ended = [state.runs[run_id] for run_id in touched if run_id not in state.unfinished and run_id not in known]
+        # A controller that takes over reads the whole history at once; that is no news.
+        is_history = self._state is EMPTY and len(ended) > _SHOWN
+        for run in sorted(ended, key=lambda run: run.ended_at or 0.0):
+            self._recent.append(run)
+            if not self._screen.is_terminal and not is_history:
+                self._screen.print(_run_line(run, state.sweep), soft_wrap=True)
+        self._state = state
+
+    def render(self) -> RenderableType:
+        """The live display."""
+        if self._state.metadata is None:
+            return Text("starting ...", style="dim")
+        sweep = self._state.sweep
+        running = [self._state.runs[run_id] for run_id in self._state.unfinished]
+        running = sorted(running, key=lambda run: run.index)
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
+        for heading in ("run", "status", sweep.config.metric, "time", "config"):
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        for run in [*list(self._recent)[-_SHOWN:], *running[:_SHOWN]]:
+            table.add_row(*_run_cells(run, sweep))
+        return Group(_head(sweep), table)
+
+
+def _head(sweep: SweepMetadata) -> RenderableType:
+    limit = sweep.config.max_trials
+    line = Table.grid(padding=(0, 1))
+    done = f"{sweep.ended_count}/{limit}" if limit else str(sweep.ended_count)
+    eta = eta_text(estimate_end(sweep, time.time()), time.time())
+    cells: list[RenderableType] = [Text(done, style="bold"), counts_text(sweep), f"left {eta}"]
+    if limit:
+        cells.insert(0, ProgressBar(total=limit, completed=sweep.ended_count, width=24))
+    if sweep.best_score is not None:
+        cells.append(Text(f"best {number(sweep.best_score)} ({sweep.best_run_id})", style="bold green"))
+    line.add_row(*cells)
+    return line
+
+
+def _run_cells(run: RunInfo, sweep: SweepMetadata) -> tuple[RenderableType, ...]:
+    shown = run.score if run.score is not None else run.metrics.get(sweep.config.metric)
+    spent = run.cost if run.status.ended else max(0.0, time.time() - (run.started_at or time.time()))
+    style = "bold green" if run.run_id == sweep.best_run_id else ""
+    note = run.failure_reasons[-1] if run.failure_reasons else config_text(run.config)
+    score = Text("-" if shown is None else number(shown), style=style)
+    return run.run_id, status_text(run.status), score, duration(spent), note
+
+
+def _run_line(run: RunInfo, sweep: SweepMetadata) -> str:
+    limit = f"/{sweep.config.max_trials}" if sweep.config.max_trials else ""
+    result = (
+        f"{sweep.config.metric}={number(run.score)}" if run.score is not None else "; ".join(run.failure_reasons[-1:])
+    )
+    best = "" if sweep.best_score is None else f" (best {number(sweep.best_score)}, {sweep.best_run_id})"
+    return f"[{sweep.ended_count}{limit}] {run.run_id} {run.status} {duration(run.cost)} {result}{best}"
+
+
+def _greeting(launched: Launched) -> str:
+    sweep = launched.sweep
+    what = f"sweep {sweep.sweep_id} ({sweep.config.name})"
+    changed = "".join(f", {name} is now {value}" for name, value in launched.changes.items())
+    if launched.resumed:
+        return f"resuming {what}: {sweep.ended_count} runs ended before{changed}"
+    config = sweep.config
+    endless = not (config.max_trials or config.budget_hours or config.max_hours)
+    note = "; it has no limit but its search space: stop it with Ctrl-C" if endless else ""
+    return f"started {what}: {config.strategy.optimizer}, {config.direction} {config.metric}{note}"
+
+
+def _farewell(sweep: SweepMetadata, requests: int) -> str:
+    resume = f"go on later with: metta sweep run --resume {sweep.sweep_id}"
+    if requests == 1:
+        return f"stopping: nothing new starts, running jobs finish (again to cancel them); {resume}"
+    return f"cancelling the running jobs; they will be tried again; {resume}"
+
+
+def _summary(state: SweepState) -> str:
+    sweep = state.sweep
+    if not sweep.status.ended:
+        return f"sweep {sweep.sweep_id} is interrupted; go on with: metta sweep run --resume {sweep.sweep_id}"
+    best = ""
+    if sweep.best_run_id is not None:
+        run = state.runs[sweep.best_run_id]
+        best = f"\nbest: {run.run_id} {sweep.config.metric}={number(run.score)} {config_text(run.config)}"
+    return f"sweep {sweep.sweep_id} {sweep.status}: {sweep.reason} ({counts_text(sweep)}){best}"

@@ -1,0 +1,98 @@
+"""Where a sweep stands, and all about one run, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from metta.sweep.analysis.progress import estimate_end
+from metta.sweep.display.views import (
+    config_text,
+    counts_text,
+    duration,
+    eta_text,
+    facts,
+    number,
+    runs_table,
+    status_text,
+)
+from metta.sweep.model.events import Event, reasons_of
+from metta.sweep.model.run import JobInfo, RunInfo
+from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.protocols import Heartbeat
+
+#: Unended runs shown before the rest is summed up.
+_SHOWN = 20
+
+
+def status_view(
+    sweep: SweepMetadata,
+    best: RunInfo | None,
+    unended: Sequence[RunInfo],
+    heartbeats: Sequence[Heartbeat],
+    screen: Console,
+    *,
+    now: float,
+    controlled: bool,
+) -> RenderableType:
+    """A sweep at a glance."""
+    config = sweep.config
+    limit = f" of {config.max_trials}" if config.max_trials else ""
+    rows: list[tuple[str, RenderableType]] = [
+        ("sweep", f"{sweep.sweep_id} ({config.name})"),
+        ("status", _status_line(sweep, controlled)),
+        ("runs", Text.assemble(f"{sweep.ended_count}{limit} ended: ", counts_text(sweep))),
+        ("strategy", f"{config.strategy.optimizer}, {config.direction} {config.metric}"),
+        ("compute", duration(sweep.cost)),
+    ]
+    if not sweep.status.ended:
+        rows.append(("time left", eta_text(estimate_end(sweep, now), now)))
+        rows += [
+            ("agent", f"{beat.host}, pid {beat.pid}: {beat.jobs} jobs, seen {duration(now - beat.at)} ago")
+            for beat in heartbeats
+        ]
+    if best is not None and best.score is not None:
+        rows.append(("best", Text(f"{best.run_id} {config.metric}={number(best.score)}", style="bold green")))
+        rows.append(("", config_text(best.config)))
+    parts: list[RenderableType] = [facts(rows)]
+    if unended:
+        parts += [Text(), runs_table(unended[:_SHOWN], sweep, screen)]
+    if len(unended) > _SHOWN:
+        parts.append(Text(f"... and {len(unended) - _SHOWN} more", style="dim"))
+    return Group(*parts)
+
+
+def _status_line(sweep: SweepMetadata, controlled: bool) -> Text:
+    line = status_text(sweep.status)
+    if sweep.reason:
+        line.append(f": {sweep.reason}", style="default")
+    if not sweep.status.ended and not controlled:
+        line.append(f"; no controller is at work: metta sweep run --resume {sweep.sweep_id}", style="yellow")
+    return line
+
+
+def run_view(run: RunInfo, sweep: SweepMetadata, events: Sequence[Event]) -> RenderableType:
+    """All about one run."""
+    rows: list[tuple[str, RenderableType]] = [
+        ("run", f"{run.run_id}, number {run.index} of sweep {sweep.sweep_id} ({sweep.config.name})"),
+        ("status", status_text(run.status)),
+    ]
+    if run.score is not None:
+        is_best = " (the best)" if run.run_id == sweep.best_run_id else ""
+        rows.append(("score", Text(f"{sweep.config.metric}={number(run.score)}{is_best}", style="bold")))
+    rows += [("failure", Text(reason, style="red")) for reason in run.failure_reasons]
+    rows += [("config", f"{name} = {number(value)}") for name, value in run.config.items()]
+    rows += [("metric", f"{name} = {number(value)}") for name, value in run.metrics.items()]
+    rows += [("why", reason) for reason in reasons_of(events)]
+    rows += [("job", _job_line(job)) for job in run.jobs]
+    rows += [("log", job.log) for job in run.jobs if job.log]
+    return facts(rows)
+
+
+def _job_line(job: JobInfo) -> str:
+    line = f"{job.job_id} {job.outcome or job.state}"
+    if job.started_at is not None and job.ended_at is not None:
+        line += f" after {duration(job.ended_at - job.started_at)}"
+    return line + (f" on {job.host}, pid {job.pid}" if job.pid else "")

@@ -1,0 +1,131 @@
+"""Tables and lines for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from metta.sweep.model.run import JobStatus, RunInfo
+from metta.sweep.model.sweep import SweepMetadata, SweepStatus
+
+STYLES = {
+    JobStatus.COMPLETED: "green",
+    JobStatus.FAILED: "red",
+    JobStatus.CANCELLED: "yellow",
+    JobStatus.IN_TRAINING: "cyan",
+    JobStatus.IN_EVAL: "cyan",
+    SweepStatus.COMPLETED: "green",
+    SweepStatus.STOPPED: "yellow",
+    SweepStatus.STOPPING: "yellow",
+    SweepStatus.RUNNING: "cyan",
+}
+#: Wide enough for any line: scripts cut for themselves.
+_PIPE_WIDTH = 10_000
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Colour and fitting to the width only where a terminal shows it; a pipe gets whole lines."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, width=width)
+
+
+def number(value: Any) -> str:
+    """A value as people read it: six significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Such as 3.2s, 4m05s, 2h07m."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def config_text(config: dict[str, Any]) -> str:
+    """A configuration in one line."""
+    return " ".join(f"{name}={number(value)}" for name, value in config.items())
+
+
+def status_text(status: JobStatus | SweepStatus) -> Text:
+    """A status in its colour."""
+    return Text(status.value, style=STYLES.get(status, ""))
+
+
+def runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, screen: Console, *, title: str | None = None) -> Table:
+    """Runs, a line each; a column for each parameter where the screen is wide enough, else one for all of them."""
+    names = sweep.config.search_space.dimensions
+    table = _runs_table(runs, sweep, names, title)
+    if screen.measure(table).maximum > screen.width:
+        return _runs_table(runs, sweep, None, title)
+    return table
+
+
+def _runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, names: Sequence[str] | None, title: str | None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "status"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (sweep.config.metric, "cost"):
+        table.add_column(heading, justify="right", no_wrap=names is not None)
+    for heading in names if names is not None else ("config",):
+        table.add_column(heading, overflow="fold")
+    for run in runs:
+        values = [number(run.config[name]) if name in run.config else "-" for name in names or ()]
+        shown = run.score if run.score is not None else run.metrics.get(sweep.config.metric)
+        score = Text("-" if shown is None else number(shown), style="bold" if run.run_id == sweep.best_run_id else "")
+        cells = values if names is not None else [config_text(run.config)]
+        table.add_row(run.run_id, status_text(run.status), score, duration(run.cost), *cells)
+    return table
+
+
+def sweeps_table(sweeps: Iterable[SweepMetadata]) -> Table:
+    """Sweeps, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("sweep", "name", "status", "runs", "failed", "best", "metric", "created"):
+        is_number = heading in {"runs", "failed", "best"}
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for sweep in sweeps:
+        limit = sweep.config.max_trials
+        table.add_row(
+            sweep.sweep_id,
+            sweep.config.name,
+            status_text(sweep.status),
+            f"{sweep.ended_count}/{limit}" if limit else str(sweep.ended_count),
+            str(sweep.counts.get(JobStatus.FAILED, 0)),
+            "-" if sweep.best_score is None else number(sweep.best_score),
+            sweep.config.metric,
+            f"{datetime.fromtimestamp(sweep.created_at):%Y-%m-%d %H:%M}",
+        )
+    return table
+
+
+def counts_text(sweep: SweepMetadata) -> Text:
+    """Such as `12 COMPLETED, 2 IN_TRAINING`."""
+    text = Text()
+    for status in JobStatus:
+        if count := sweep.counts.get(status):
+            text.append(", " if text else "").append(f"{count} ").append_text(status_text(status))
+    return text or Text("no runs yet")
+
+
+def eta_text(eta: float | None, now: float) -> str:
+    """Time left, or a dash."""
+    return "-" if eta is None else str(timedelta(seconds=max(0, round(eta - now))))
+
+
+def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Names and values below each other."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,250 @@
+"""From a definition to a sweep in a store with a controller at work on it, for the API and the command line alike."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from metta.sweep.agent.command import check_placeholders
+from metta.sweep.clock import SystemClock
+from metta.sweep.config import LIMITS, Settings, build_config, is_same_experiment, parse_space
+from metta.sweep.controller.controller import SweepController
+from metta.sweep.controller.lease import is_controlled
+from metta.sweep.dispatchers.local import LocalDispatcher
+from metta.sweep.errors import LeaseHeldError, TargetError
+from metta.sweep.model.events import SweepCreated, SweepStopRequested, new_event
+from metta.sweep.model.ids import new_sweep_id
+from metta.sweep.model.state import SweepState
+from metta.sweep.model.sweep import CommandTarget, FunctionTarget, PickledTarget, SweepConfig, SweepMetadata, Target
+from metta.sweep.protocols import Observer, Store
+
+#: While another controller brings a sweep to its end, look this often whether it still lives.
+_LOOK_AGAIN_S = 1.0
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep as its author wrote it, not yet in any store."""
+
+    settings: Settings
+    target: Any
+    evaluate: Any = None
+    #: The name unless the settings give one.
+    default_name: str
+    working_directory: Path
+
+
+class Launched(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep that is in the store."""
+
+    sweep: SweepMetadata
+    #: Whether it was there before.
+    resumed: bool
+    #: Limits that differ from those it had.
+    changes: dict[str, Any] = {}
+
+
+def launch(store: Store, definition: Definition) -> Launched:
+    """Find the unfinished sweep that this definition started before, or create a new one.
+
+    Running the same thing again is how a sweep that was killed goes on. A sweep whose author gave it a name keeps that
+    name to itself: once it has ended, or if it searches something else, the name is taken.
+
+    Raises:
+        UsageError: the definition is not valid, its name is taken, or another controller is at work on the sweep.
+    """
+    settings = definition.settings
+    existing = {sweep.config.name: sweep for sweep in store.fetch_sweeps()}
+    name = settings.name or definition.default_name
+    earlier = existing.get(name)
+    sweep_id = _free_sweep_id(existing)
+    directory = files_directory(store.url) / sweep_id
+    config = _configure(definition, name, directory)
+    if settings.name is None:
+        candidates = [sweep for sweep in existing.values() if _is_numbered(sweep.config.name, name)]
+        earlier = next((sweep for sweep in reversed(candidates) if _goes_on(sweep, config)), None)
+        if earlier is None and candidates:
+            config = msgspec.structs.replace(config, name=_next_name(name, existing))
+    if earlier is not None and _goes_on(earlier, config):
+        _refuse_controlled(store, earlier)
+        wanted = {limit: getattr(config, limit) for limit in LIMITS}
+        changes = {limit: value for limit, value in wanted.items() if value != getattr(earlier.config, limit)}
+        return Launched(sweep=earlier, resumed=True, changes=changes)
+    return Launched(sweep=_create(store, sweep_id, config, definition), resumed=False)
+
+
+def _goes_on(sweep: SweepMetadata, config: SweepConfig) -> bool:
+    return not sweep.status.ended and is_same_experiment(sweep.config, config)
+
+
+def _is_numbered(candidate: str, name: str) -> bool:
+    return candidate == name or (candidate.startswith(f"{name}-") and candidate[len(name) + 1 :].isdecimal())
+
+
+def _next_name(name: str, existing: dict[str, SweepMetadata]) -> str:
+    number = 2
+    while f"{name}-{number}" in existing:
+        number += 1
+    return f"{name}-{number}"
+
+
+def _free_sweep_id(existing: dict[str, SweepMetadata]) -> str:
+    taken = {sweep.sweep_id for sweep in existing.values()}
+    while (sweep_id := new_sweep_id()) in taken:
+        pass
+    return sweep_id
+
+
+def _refuse_controlled(store: Store, sweep: SweepMetadata) -> None:
+    if is_controlled(store, sweep.sweep_id, SystemClock().now()):
+        raise LeaseHeldError(
+            f"sweep {sweep.sweep_id} ({sweep.config.name}): a controller is at work on it already; "
+            f"watch it with: metta sweep status {sweep.sweep_id}"
+        )
+
+
+def _configure(definition: Definition, name: str, directory: Path) -> SweepConfig:
+    def described(target: Any, field: str) -> Target:
+        if isinstance(target, CommandTarget):
+            check_placeholders(field, target.argv, parse_space(definition.settings.search_space).parameters)
+            return target
+        return describe_function(target, directory)[0]
+
+    return build_config(
+        definition.settings,
+        name=name,
+        target=described(definition.target, "command"),
+        evaluate=None if definition.evaluate is None else described(definition.evaluate, "evaluate"),
+        directory=directory,
+        working_directory=definition.working_directory,
+    )
+
+
+def _create(store: Store, sweep_id: str, config: SweepConfig, definition: Definition) -> SweepMetadata:
+    directory = Path(config.directory)
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise TargetError(f"the sweep's folder {directory} cannot be made: {error.strerror}") from error
+    for target in (definition.target, definition.evaluate):
+        if target is not None and not isinstance(target, CommandTarget):
+            described, blob = describe_function(target, directory)
+            if isinstance(described, PickledTarget):
+                Path(described.path).write_bytes(blob)
+    now = SystemClock().now()
+    store.append([new_event(SweepCreated(config=config), sweep_id=sweep_id, at=now, actor="user")])
+    [sweep] = store.fetch_sweeps(sweep_id)
+    return sweep
+
+
+def files_directory(store_url: str) -> Path:
+    """Where a store's sweeps have their files: the folder beside an SQLite file, called like it without the suffix."""
+    path = Path(store_url.split("?", 1)[0].removeprefix("sqlite:///"))
+    return (path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.files")).absolute()
+
+
+def describe_function(function: Callable[..., Any], directory: Path) -> tuple[Target, bytes]:
+    """How jobs will find the function: by its file and name where it has them, else by value (with the bytes to save).
+
+    Raises:
+        TargetError: it can neither be imported nor pickled.
+    """
+    module = sys.modules.get(function.__module__)
+    file = getattr(module, "__file__", None)
+    if module is not None and file is not None and _is_reachable(module, function):
+        is_package_member = "." in module.__name__ and module.__name__ != "__main__"
+        where = module.__name__ if is_package_member else str(Path(file).absolute())
+        return FunctionTarget(module=where, name=function.__qualname__), b""
+    return _pickled(function, directory)
+
+
+def _is_reachable(module: Any, function: Callable[..., Any]) -> bool:
+    try:
+        found = reduce(getattr, function.__qualname__.split("."), module)
+    except AttributeError:
+        return False
+    return getattr(found, "function", found) is function
+
+
+def _pickled(function: Callable[..., Any], directory: Path) -> tuple[PickledTarget, bytes]:
+    import cloudpickle
+
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        blob = cloudpickle.dumps(function)
+    except Exception as error:
+        raise TargetError(
+            f"target: {name} cannot be carried to other processes ({type(error).__name__}: {error}); "
+            "define it at the top level of a file, or open files, locks and connections inside it"
+        ) from error
+    digest = hashlib.sha256(blob).hexdigest()
+    path = directory / f"function-{digest[:12]}.pkl"
+    return PickledTarget(name=name, path=str(path), sha256=digest), blob
+
+
+def drive(
+    store: Store,
+    sweep: SweepMetadata,
+    *,
+    resume: bool,
+    changes: dict[str, Any] | None = None,
+    observer: Observer | None = None,
+    on_stop_request: Callable[[int], None] | None = None,
+) -> SweepState:
+    """Run a controller for the sweep in this process until the sweep ends, or is interrupted.
+
+    Args:
+        store: The store.
+        sweep: Which sweep.
+        resume: Whether an ended sweep is to go on.
+        changes: New values of limits.
+        observer: Sees every change.
+        on_stop_request: Told of each SIGINT or SIGTERM with their number so far.
+    """
+    clock = SystemClock()
+    dispatcher = LocalDispatcher(store, sweep.sweep_id, sweep.config, clock)
+    controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observer)
+    if changes or (resume and controller.state.sweep.status.ended):
+        controller.resume(changes or {})
+    with _stop_signals(controller, on_stop_request):
+        return controller.run()
+
+
+def request_stop(store: Store, sweep: SweepMetadata, reason: str) -> SweepMetadata:
+    """End a sweep for good and wait until it has: through the controller at work on it, or one of our own."""
+    clock = SystemClock()
+    event = new_event(SweepStopRequested(reason=reason), sweep_id=sweep.sweep_id, at=clock.now(), actor="user")
+    [event] = store.append([event])
+    while is_controlled(store, sweep.sweep_id, clock.now()):
+        store.wait_for_change(sweep.sweep_id, event.seq, _LOOK_AGAIN_S)
+        [current] = store.fetch_sweeps(sweep.sweep_id)
+        if current.status.ended:
+            return current
+    return drive(store, sweep, resume=False).sweep
+
+
+@contextmanager
+def _stop_signals(controller: SweepController, on_stop_request: Callable[[int], None] | None) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can have handlers; elsewhere the caller decides what ends it
+        return
+
+    def handle(_number: int, _frame: object) -> None:
+        requests = controller.wind_down()
+        if on_stop_request is not None:
+            on_stop_request(requests)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,36 @@
+"""For the authors of plugins, and for this package's own tests: contract suites, sample sweeps, a manual clock. Needs
+pytest.
+
+A contract is a class of tests, one or more for each guarantee that a protocol gives. Subclass it, say what is to be
+tested, and pytest runs it all:
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def store(self, tmp_path):
+            return MyStore(tmp_path)
+
+        def reopen(self, store):
+            return MyStore(store.path)
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before the contracts are imported: their asserts then say what was compared, as those in test files do.
+pytest.register_assert_rewrite("metta.sweep.testing.optimizers", "metta.sweep.testing.stores")
+
+from metta.sweep.testing.clock import ManualClock  # noqa: E402
+from metta.sweep.testing.optimizers import OptimizerContract  # noqa: E402
+from metta.sweep.testing.stores import StoreContract  # noqa: E402
+from metta.sweep.testing.sweeps import random_history, run_events, sweep_config, sweep_created  # noqa: E402
+
+__all__ = [
+    "ManualClock",
+    "OptimizerContract",
+    "StoreContract",
+    "random_history",
+    "run_events",
+    "sweep_config",
+    "sweep_created",
+]
