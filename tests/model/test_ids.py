@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model_strategies import QUICK
 
 from metta.sweep.model import ids
+from model.strategies import QUICK
 
 sweep_ids = st.text(ids.ALPHABET, min_size=ids.ID_LENGTH, max_size=ids.ID_LENGTH)
 indices = st.integers(0, ids.ID_COUNT - 1)

@@ -5,14 +5,14 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model_strategies import QUICK, THOROUGH, small_parameters, spaces
 
 from metta.sweep.model.lattice import Lattice
 from metta.sweep.model.space import Choice, Config, LogUniform, Range, SearchSpace, Uniform
+from model.strategies import QUICK, THOROUGH, small_parameters, spaces
 
 
 def brute_force(space: SearchSpace) -> list[Config]:
-    """All configurations, by assigning every parameter every value and dropping what is absent; in order of first sight."""
+    """All configurations in order: every parameter is given every value, and what is absent is dropped."""
     names = space.resolution_order
     members = [space.parameters[name] for name in names]
     found: dict[bytes, Config] = {}

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from model_strategies import (
+
+from metta.sweep.errors import SearchSpaceError
+from metta.sweep.model.parameters import (
+    Choice,
+    Constant,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Parameter,
+    Range,
+    Uniform,
+)
+from model.strategies import (
     QUICK,
     THOROUGH,
     choices,
@@ -26,18 +38,6 @@ from model_strategies import (
     stepped_ranges,
     uniforms,
     units,
-)
-
-from metta.sweep.errors import SearchSpaceError
-from metta.sweep.model.parameters import (
-    Choice,
-    Constant,
-    LogNormal,
-    LogUniform,
-    Normal,
-    Parameter,
-    Range,
-    Uniform,
 )
 
 EVERY_KIND = {

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from model_strategies import QUICK, THOROUGH, small_parameters, spaces, units
 
 from metta.sweep.errors import SearchSpaceError
 from metta.sweep.model.space import Choice, Constant, LogUniform, Normal, Range, SearchSpace, Uniform, nest
+from model.strategies import QUICK, THOROUGH, small_parameters, spaces, units
 
 OPTIMIZERS = SearchSpace.of(
     {
@@ -154,11 +154,14 @@ def test_a_space_that_makes_no_sense_is_refused_with_the_name_of_the_parameter(d
 
 
 def test_a_space_from_json_is_checked_as_well():
+    text = """
+        {"parameters": {
+            "x": {"type": "choice", "values": [1]},
+            "y": {"type": "range", "low": 1, "high": 2, "when": {"x": 3}}
+        }}
+    """
     with pytest.raises(SearchSpaceError, match="'x' is never 3"):
-        msgspec.json.decode(
-            '{"parameters": {"x": {"type": "choice", "values": [1]}, "y": {"type": "range", "low": 1, "high": 2, "when": {"x": 3}}}}',
-            type=SearchSpace,
-        )
+        msgspec.json.decode(text, type=SearchSpace)
 
 
 # ----------------------------------------------------------------------------------------------------------- conditions

@@ -6,8 +6,8 @@ import asyncio
 import fcntl
 import logging
 import os
-import signal
 import sys
+from collections.abc import Callable
 
 import msgspec
 import psutil
@@ -22,27 +22,38 @@ from metta.sweep.stores import open_store, store_url
 
 
 def main(sweep_id: str) -> int:
-    """Run the sweep's agent on this machine, unless one is running."""
+    """Bring the sweep's agent on this machine to life, unless there is one; returns when it can be talked to.
+
+    The agent itself is a process of its own session that nobody has to wait for.
+    """
+    ready, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        return 0 if os.read(ready, 1) else 1
+    os.close(ready)
+    os.setsid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # An interrupt at the terminal is for the controller, which decides what becomes of the jobs.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _serve(sweep_id, lambda: os.write(tell, b"1"))
+    return 0
+
+
+def _serve(sweep_id: str, on_ready: Callable[[], object]) -> None:
     store = open_store(store_url())
     [sweep] = store.fetch_sweeps(sweep_id)
-    file = address_file(sweep.config.directory)
-    with file.open("a+") as lock:
+    with address_file(sweep.config.directory).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return 0  # another agent serves this sweep here
+            on_ready()  # another agent serves this sweep here
+            return
         _kill_leftovers(store, sweep)
         socket_path = new_socket_path(store.url, sweep_id)
         address = AgentAddress(pid=os.getpid(), socket=str(socket_path))
         lock.truncate(0)
         lock.write(msgspec.json.encode(address).decode())
         lock.flush()
-        asyncio.run(Agent(store, sweep, socket_path, SystemClock()).run())
+        asyncio.run(Agent(store, sweep, socket_path, SystemClock()).run(on_ready))
     store.close()
-    return 0
 
 
 _UNENDED = [status for status in JobStatus if not status.ended]

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,12 +94,13 @@ class Agent:
 
     # ------------------------------------------------------------------------------------------------ lifetime
 
-    async def run(self) -> None:
-        """Serve until nothing runs and nobody needs it."""
+    async def run(self, on_ready: Callable[[], object]) -> None:
+        """Serve until nothing runs and nobody needs it; `on_ready` is called once it can be talked to."""
         self._loop = asyncio.get_running_loop()
         self._start_forkserver()
         with self._listening() as listener:
             server = await asyncio.start_unix_server(self._serve_client, sock=listener)
+            on_ready()
             recording = asyncio.create_task(self._recorder.run())
             beating = asyncio.create_task(self._beat())
             tailing = asyncio.create_task(self._tail())
@@ -116,6 +117,7 @@ class Agent:
                 await self._recorder.drain()
                 recording.cancel()
                 self._forkserver.close()
+                self._forkserver_process.wait()
 
     def _is_useless(self) -> bool:
         if self._jobs or self._recorder.busy:
@@ -201,10 +203,8 @@ class Agent:
         name = f"{definition.type}-{definition.attempt}.log"
         job = Job(definition, self._run_directory(definition) / name)
         self._jobs[job.job_id] = job
-        if len(self._free_gpus) < self._config.resources.gpus:
-            self._waiting.append(job)
-        else:
-            self._start(job)
+        self._waiting.append(job)
+        self._start_waiting()
 
     def _run_directory(self, definition: JobDefinition) -> Path:
         return Path(self._config.directory) / "runs" / definition.run_id
@@ -214,8 +214,19 @@ class Agent:
         assert target is not None
         return target
 
+    def _start_waiting(self) -> None:
+        """Start the jobs that wait, as far as the GPUs go."""
+        while self._waiting and len(self._free_gpus) >= self._config.resources.gpus:
+            job = self._waiting.popleft()
+            job.gpus = tuple(self._free_gpus.popleft() for _ in range(self._config.resources.gpus))
+            try:
+                self._start(job)
+            except Exception as error:  # a job that cannot be started has to end, or it is waited for for ever
+                logger.exception("job %s cannot be started", job.job_id)
+                job.verdict = (Outcome.FAILED, f"cannot be started: {type(error).__name__}: {error}")
+                self._end(job, None)
+
     def _start(self, job: Job) -> None:
-        job.gpus = tuple(self._free_gpus.popleft() for _ in range(self._config.resources.gpus))
         target = self._target(job.definition)
         if isinstance(target, CommandTarget):
             self._start_command(job, target)
@@ -355,8 +366,7 @@ class Agent:
         del self._jobs[job.job_id]
         self._ended.append(job.job_id)
         self._free_gpus.extend(job.gpus)
-        if self._waiting and len(self._free_gpus) >= self._config.resources.gpus:
-            self._start(self._waiting.popleft())
+        self._start_waiting()
 
     def _record(self, job: Job, body: ev.Body) -> None:
         self._recorder.add(body, run_id=job.definition.run_id, job_id=job.job_id)

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -52,7 +51,6 @@ class LocalDispatcher:
         self._clock = clock
         self._connection: socket.socket | None = None
         self._received = b""
-        self._started: subprocess.Popen[bytes] | None = None
         self._gpus = len(visible_gpus()) if config.resources.gpus else 0
         if config.resources.gpus > self._gpus:
             raise DispatchError(
@@ -137,27 +135,25 @@ class LocalDispatcher:
     def _start_agent(self) -> None:
         log = Path(self._config.directory) / "agent.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        if self._started is not None:
-            self._started.poll()  # reap the one before
-        with log.open("ab") as output:
-            self._started = subprocess.Popen(
-                [sys.executable, "-m", "metta.sweep.agent", self._sweep_id],
-                # Not an argument: those of a process can be read by everybody, and a URL may hold a password.
-                env={**os.environ, STORE_VARIABLE: self._store.url},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self._config.working_directory,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._connect():
-            code = self._started.poll()
-            if code or time.monotonic() > deadline:
-                last = log.read_text(errors="replace").strip().rsplit("\n", 1)[-1]
-                what = f"ended with code {code}" if code else f"did not start within {_START_TIMEOUT_S:.0f} s"
-                raise DispatchError(f"the agent {what}: {last:.300}; all of it is in {log}")
-            time.sleep(0.01)
+        try:
+            with log.open("ab") as output:
+                # Returns when the agent is ready to be talked to.
+                subprocess.run(
+                    [sys.executable, "-m", "metta.sweep.agent", self._sweep_id],
+                    # Not an argument: those of a process can be read by everybody, and a URL may hold a password.
+                    env={**os.environ, STORE_VARIABLE: self._store.url},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=self._config.working_directory,
+                    timeout=_START_TIMEOUT_S,
+                    check=True,
+                )
+        except subprocess.SubprocessError as error:
+            last = log.read_text(errors="replace").strip().rsplit("\n", 1)[-1]
+            raise DispatchError(f"the agent did not start: {last:.300}; all that it said is in {log}") from error
+        if not self._connect():
+            raise DispatchError(f"the agent ended right after it had started; what it said is in {log}")
 
     def _kill_hung_agent(self) -> None:
         address = read_address(self._config.directory)

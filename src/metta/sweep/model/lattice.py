@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from metta.sweep.model.space import Config, SearchSpace
@@ -111,7 +112,7 @@ def _blocks(space: SearchSpace, name: str, size: int) -> list[range]:
         index for conditions in space.conditions.values() for index in conditions.get(name, ()) if index is not None
     }
     cuts = sorted({0, size, *named, *(index + 1 for index in named)})
-    return [range(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [range(start, stop) for start, stop in pairwise(cuts)]
 
 
 def _families(space: SearchSpace) -> dict[str, frozenset[str]]:

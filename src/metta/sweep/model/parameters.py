@@ -63,7 +63,7 @@ class ParameterBase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         raise NotImplementedError
 
     def index_of(self, value: Any) -> int | None:
-        """The number of a value, or None when it is none of the parameter's; continuous parameters have no such order."""
+        """The number of a value, or None when it is not one; continuous parameters have no such order."""
         raise NotImplementedError
 
     def _refuse(self, rule: str) -> SearchSpaceError:

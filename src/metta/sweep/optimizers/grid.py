@@ -21,7 +21,7 @@ class GridOptimizer:
     """
 
     def __init__(self, levels: int = 5) -> None:
-        if not isinstance(levels, int) or levels < 1:
+        if type(levels) is not int or levels < 1:
             raise ConfigError(f"strategy: grid needs levels to be an integer of at least 1, got {levels!r}")
         self._levels = levels
         self._lattice: Lattice | None = None

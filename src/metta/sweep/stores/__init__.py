@@ -34,6 +34,8 @@ def open_store(url: str, *, create: bool = False) -> Store:
     scheme = url.split("://", 1)[0] if "://" in url else "sqlite"
     if scheme != "sqlite":
         raise ConfigError(f"store: scheme {scheme!r} of {url!r} is not known; use sqlite:///FILE")
+    from sqlalchemy import URL
+
     from metta.sweep.stores.sql import SqlStore
 
-    return SqlStore(url if "://" in url else f"sqlite:///{url}", create=create)
+    return SqlStore(url if "://" in url else URL.create("sqlite", database=url), create=create)

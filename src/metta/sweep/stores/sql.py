@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import immutables
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import Connection, Row, Select, bindparam, create_engine, event, insert, select, update
+from sqlalchemy import URL, Connection, Row, Select, bindparam, create_engine, event, insert, select, update
 from sqlalchemy import exc as sql_errors
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -34,7 +34,7 @@ _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.001, 0.05
 #: How long a writer waits for another one.
 _LOCK_TIMEOUT_S = 30.0
 
-_decode_body = msgspec.json.Decoder(Body).decode  # type: ignore[var-annotated]
+_decode_body: Callable[[bytes], Body] = msgspec.json.Decoder(Body).decode
 _decode_run = msgspec.json.Decoder(RunInfo).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -61,7 +61,7 @@ class SqlStore:
     One connection writes and one reads; a lock around each makes the store safe to share between threads.
     """
 
-    def __init__(self, url: str, *, create: bool = False) -> None:
+    def __init__(self, url: str | URL, *, create: bool = False) -> None:
         parsed = make_url(url)
         synchronous = str(parsed.query.get("synchronous", "full")).upper()
         if synchronous not in {"FULL", "NORMAL"}:
@@ -127,8 +127,8 @@ class SqlStore:
         return [replace(event_, seq=known[event_.id]) for event_ in events]
 
     def _known_seqs(self, connection: Connection, events: Sequence[Event]) -> dict[str, int]:
-        known = {}
-        for ids in _pages([event.id for event in events]):
+        known: dict[str, int] = {}
+        for ids in _pages([event_.id for event_ in events]):
             query = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(ids))
             known |= {row.id: row.seq for row in connection.execute(query)}
         return known
@@ -138,8 +138,8 @@ class SqlStore:
         row = connection.execute(select(SWEEPS).where(SWEEPS.c.sweep_id == sweep_id)).one_or_none()
         if row is None:
             return SweepState()
-        runs = {}
-        for run_ids in _pages(sorted({event.run_id for event in events if event.run_id is not None})):
+        runs: dict[str, RunInfo] = {}
+        for run_ids in _pages(sorted({event_.run_id for event_ in events if event_.run_id is not None})):
             query = select(RUNS.c.run_id, RUNS.c.info).where(RUNS.c.sweep_id == sweep_id, RUNS.c.run_id.in_(run_ids))
             runs |= {row.run_id: _decode_run(row.info) for row in connection.execute(query)}
         return SweepState(metadata=_metadata(row), runs=immutables.Map(runs))
@@ -347,19 +347,37 @@ class SqlStore:
             return int(self._reader.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
     def _prepare_schema(self, create: bool) -> None:
-        if not create and not self._engine.dialect.has_table(self._reader, SCHEMA.name):
-            raise StoreError(f"store {self._path}: holds no sweeps; name another with --store")
-        # Written to the file, so only to one that is ours or is to be.
-        self._reader.exec_driver_sql("PRAGMA journal_mode=WAL")
-        with self._writer.begin():
-            if not self._engine.dialect.has_table(self._writer, SCHEMA.name):
-                METADATA.create_all(self._writer)
-                self._writer.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
-            version = self._writer.execute(select(SCHEMA.c.version)).scalar_one()
+        if not self._engine.dialect.has_table(self._reader, SCHEMA.name):
+            if not create:
+                raise StoreError(f"store {self._path}: holds no sweeps; name another with --store")
+            self._create_schema()
+        self._switch_to_wal()
+        version = self._reader.execute(select(SCHEMA.c.version)).scalar_one()
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"store {self._path}: has schema {version}, this version reads up to {SCHEMA_VERSION}; upgrade metta-sweep"
+                f"store {self._path}: has schema {version}, this version reads up to {SCHEMA_VERSION}; "
+                "upgrade metta-sweep"
             )
+
+    def _switch_to_wal(self) -> None:
+        """The file keeps the mode, so only one that is ours may be given it; nearly always it has it already."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                self._reader.exec_driver_sql("PRAGMA journal_mode=WAL")
+                return
+            except sql_errors.OperationalError as error:
+                # Here SQLite does not wait, as it does elsewhere, for others that look at the new file.
+                if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_SHORTEST_LOOK_S)
+
+    def _create_schema(self) -> None:
+        with self._writer.begin():
+            # Another process may have been faster.
+            if not self._engine.dialect.has_table(self._writer, SCHEMA.name):
+                METADATA.create_all(self._writer, checkfirst=False)
+                self._writer.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -400,7 +418,7 @@ def _metadata(row: Row[Any]) -> SweepMetadata:
 def _event(row: Row[Any]) -> Event:
     try:
         body = _decode_body(row.body)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         raise StoreError(
             f"sweep {row.sweep_id}: event {row.seq} of type {row.type!r} cannot be read ({error}); "
             "it may come from a newer version: upgrade metta-sweep"

@@ -1,13 +1,13 @@
-"""For the authors of plugins, and for this package's own tests: contract suites, sample sweeps, a manual clock. Needs
-pytest.
+"""For the authors of plugins, and for this package's own tests: contract suites, sample sweeps, a manual clock.
 
 A contract is a class of tests, one or more for each guarantee that a protocol gives. Subclass it, say what is to be
-tested, and pytest runs it all:
+tested, and pytest (which has to be installed) runs it all:
 
     class TestMyStore(StoreContract):
         @pytest.fixture
         def store(self, tmp_path):
-            return MyStore(tmp_path)
+            with closing(MyStore(tmp_path)) as store:
+                yield store
 
         def reopen(self, store):
             return MyStore(store.path)

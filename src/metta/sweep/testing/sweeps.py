@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
-from metta.sweep.errors import InvalidTransition
+from msgspec.structs import replace
+
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event, new_event
-from metta.sweep.model.run import JobType, Outcome
+from metta.sweep.model.run import JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.space import LogUniform, SearchSpace
-from metta.sweep.model.state import EMPTY, fold
+from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import CommandTarget, SweepConfig, SweepStatus
 
 SWEEP = "sw33p"
@@ -79,35 +79,71 @@ def run_events(
 
 
 def random_history(seed: int, length: int = 60, *, sweep_id: str = SWEEP) -> list[Event]:
-    """The log of a sweep in which anything happens that may: losses, retries, stops, resumptions. Depends on `seed` alone."""
-    choose = random.Random(seed)  # noqa: S311 (a test needs no secrets)
+    """The log of a sweep in which anything happens that may: losses, retries, stops, resumptions.
+
+    Equal for equal arguments, but for the ids of the events.
+    """
+    choose = random.Random(seed)  # noqa: S311 (a test keeps no secrets)
     history = [sweep_created(sweep_id, direction=choose.choice(["maximize", "minimize"]))]
-    state = fold(EMPTY, [_numbered(history[0], 1)])
-    at = START
+    state = fold(EMPTY, [replace(history[0], seq=1)])
     while len(history) < length:
-        at += choose.random()
-        index = choose.randrange(len(state.runs) + 1)
-        run_id = ids.run_id(sweep_id, index)
-        run = state.runs.get(run_id)
-        body = choose.choice(_SWEEP_BODIES if choose.random() < 0.05 else _RUN_BODIES)(choose, index)
-        job_type, attempt = JobType.TRAIN, 1
-        if run is not None and isinstance(body, ev.JobGranted):
-            job_type, attempt = body.job_type, run.attempts(body.job_type) + 1
-            body = ev.JobGranted(job_type=job_type, attempt=attempt)
-        elif run is not None and run.jobs:
-            job_type, attempt = run.jobs[-1].type, run.jobs[-1].attempt
-        is_job = isinstance(body, _OF_JOBS)
-        event = new_event(
-            body,
-            sweep_id=sweep_id,
-            at=at,
-            actor="test",
-            run_id=run_id if is_job or isinstance(body, _OF_RUNS) else None,
-            job_id=ids.job_id(run_id, job_type, attempt) if is_job else None,
-        )
-        try:
-            state = fold(state, [_numbered(event, state.seq + 1)])
-        except InvalidTransition:
-            continue
+        event = _next_event(choose, state, at=START + len(history))
+        state = fold(state, [replace(event, seq=state.seq + 1)])
         history.append(event)
     return history
+
+
+def _next_event(choose: random.Random, state: SweepState, at: float) -> Event:
+    """Something that may happen now: to the sweep, to a new run, or to one that is on its way or was cancelled."""
+    sweep_id = state.sweep.sweep_id
+    runs = [run for run in state.runs.values() if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED}]
+    run_id: str | None = None
+    job_id: str | None = None
+    body: Body
+    if state.sweep.status.ended or choose.random() < 0.05:
+        body = _sweep_body(choose, state.sweep.status)
+    elif not runs or choose.random() < 0.1:
+        body = ev.RunCreated(index=len(state.runs), config={"lr": choose.uniform(1e-5, 1e-1)})
+        run_id = ids.run_id(sweep_id, len(state.runs))
+    else:
+        run = choose.choice(sorted(runs, key=lambda run: run.index))
+        body, job_id = _job_step(choose, run.open_job) if run.open_job else _run_step(choose, run)
+        run_id = run.run_id
+    return new_event(body, sweep_id=sweep_id, at=at, actor="test", run_id=run_id, job_id=job_id)
+
+
+def _sweep_body(choose: random.Random, status: SweepStatus) -> Body:
+    if status.ended:
+        return ev.SweepResumed(changes={"max_trials": choose.randint(10, 99)})
+    bodies: list[Body] = [
+        ev.ControllerStarted(host="node", pid=1, fence=1, version="0"),
+        ev.ControllerStopped(reason="interrupted"),
+        ev.SweepStopRequested(reason="the user asked"),
+        ev.SweepEnded(status=SweepStatus.STOPPED, reason="the user asked"),
+    ]
+    return choose.choice(bodies)
+
+
+def _job_step(choose: random.Random, job: JobInfo) -> tuple[Body, str]:
+    steps: list[Body] = [ev.JobLost(reason="its agent is gone"), ev.JobDispatched(dispatcher="local")]
+    if job.state is JobState.RUNNING:
+        # Quarters of a second add up exactly, in whatever order.
+        outcome, seconds = choose.choice([Outcome.SUCCEEDED, choose.choice(list(Outcome))]), choose.randint(0, 9) / 4
+        steps += [ev.MetricsReported(metrics={"reward": choose.gauss(0, 1)})] * 3
+        steps += [ev.JobExited(outcome=outcome, seconds=seconds)] * 3
+    else:
+        steps += [ev.JobStarted(host="node", pid=4321, log="log")] * 3
+    return choose.choice(steps), job.job_id
+
+
+def _run_step(choose: random.Random, run: RunInfo) -> tuple[Body, str | None]:
+    if run.status is JobStatus.CANCELLED:
+        return ev.RunRequeued(reason="it was interrupted"), None
+    if run.status is JobStatus.EVAL_DONE_NOT_COMPLETED or choose.random() < 0.2:
+        ends: list[Body] = [ev.RunFailed(reason="no reward"), ev.RunCancelled(reason="the user asked")]
+        if run.status is not JobStatus.PENDING:
+            ends.append(ev.RunCompleted(score=choose.gauss(0, 1)))
+        return choose.choice(ends), None
+    job_type = JobType.TRAIN if run.status is JobStatus.PENDING else JobType.EVAL
+    attempt = run.attempts(job_type) + 1
+    return ev.JobGranted(job_type=job_type, attempt=attempt), ids.job_id(run.run_id, job_type, attempt)
