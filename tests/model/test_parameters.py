@@ -226,6 +226,14 @@ def test_values_without_a_logarithm_share_the_unit_interval_equally(parameter):
     assert set(counts.values()) == {200}
 
 
+@pytest.mark.parametrize(
+    "parameter", [Range(3, 9, step=3), Range(0.1, 0.3, step=0.1), Choice(["a", "b", "c"])], ids=str
+)
+def test_the_point_of_a_discrete_value_is_the_middle_of_its_part_of_the_unit_interval(parameter):
+    points = [parameter.encode(parameter.value_at(index)) for index in range(3)]
+    assert points == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+
+
 def test_integers_on_a_logarithmic_scale_have_the_weight_of_the_interval_that_rounds_to_them():
     parameter = Range(1, 8, log=True)
     counts = Counter(parameter.decode((point + 0.5) / 10_000) for point in range(10_000))
@@ -439,6 +447,7 @@ def test_unknown_fields_and_kinds_are_refused(text):
 @given(kind=st.sampled_from([Uniform, LogUniform, Range]), pair=st.tuples(st.floats(), st.floats()), unit=units)
 @example(kind=Uniform, pair=(5e-324, 1e-323), unit=0.3)
 @example(kind=LogUniform, pair=(5e-324, 1.7976931348623157e308), unit=1.0)
+@example(kind=LogUniform, pair=(4.275397345857125e-32, 1.7976931348623157e308), unit=1.0)
 @example(kind=LogUniform, pair=(1.0, 1.0000000000000002), unit=0.5)
 @example(kind=Range, pair=(-8e307, 8e307), unit=1.0)
 def test_two_bounds_are_either_refused_or_work(kind, pair, unit):

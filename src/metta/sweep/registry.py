@@ -36,7 +36,11 @@ def _build(room: Room, field: str, name: str, options: Mapping[str, Any]) -> obj
     if entry is None:
         raise ConfigError(f"{field}: there is no {room[:-1]} {name!r}; {did_you_mean(name, names(room))}")
     try:
-        return entry.load()(**options)
+        part = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{field}: {name} cannot be loaded from {entry.value!r}: {error}") from error
+    try:
+        return cast(object, part(**options))
     except TypeError as error:
         raise ConfigError(f"{field}: {name} does not take these options {dict(options)!r}: {error}") from error
 

@@ -65,8 +65,14 @@ def revive(state: SweepState, now: float) -> list[Decision]:
     return [
         Decision(body=ev.RunRequeued(reason="interrupted before; the sweep goes on"), run_id=run.run_id)
         for run in state.runs.values()
-        if run.status is JobStatus.CANCELLED and run.jobs and run.jobs[-1].outcome is Outcome.INTERRUPTED
+        if run.status is JobStatus.CANCELLED and _was_interrupted(run)
     ]
+
+
+def _was_interrupted(run: RunInfo) -> bool:
+    """Whether the run ended with the interruption of its last job, and not later, while it waited for another."""
+    job = run.jobs[-1] if run.jobs else None
+    return job is not None and job.outcome is Outcome.INTERRUPTED and job.ended_at == run.ended_at
 
 
 def jobs_to_dispatch(state: SweepState) -> list[JobDefinition]:
@@ -170,7 +176,7 @@ def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> list[Sugges
         run_id = ids.run_id(state.sweep.sweep_id, index)
         body = ev.RunCreated(index=index, config=suggestion.config, reasons=(*suggestion.reasons, *wish.reasons))
         plan.add(body, run_id=run_id)
-        _grant(plan, plan.state.runs[run_id], JobType.TRAIN, ())
+        _grant(plan, plan.state.runs[run_id], JobType.TRAIN, wish.reasons)
     return suggestions
 
 

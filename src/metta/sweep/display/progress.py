@@ -82,9 +82,12 @@ class Display:
         sweep = self._state.sweep
         running = [self._state.runs[run_id] for run_id in self._state.unfinished]
         running = sorted(running, key=lambda run: run.index)
-        table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
-        for heading in ("run", "status", sweep.config.metric, "time", "config"):
-            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        # Room at the right for the ^C that a terminal echoes: on a full line it would wrap and shift the display.
+        width = max(20, self._screen.width - 4)
+        table = Table(box=None, pad_edge=False, header_style="dim", width=width)
+        for heading in ("run", "status", sweep.config.metric, "time"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("config", no_wrap=True, overflow="ellipsis", ratio=1)
         for run in [*list(self._recent)[-_SHOWN:], *running[:_SHOWN]]:
             table.add_row(*_run_cells(run, sweep))
         return Group(_head(sweep), table)
@@ -92,23 +95,25 @@ class Display:
 
 def _head(sweep: SweepMetadata) -> RenderableType:
     limit = sweep.config.max_trials
+    now = time.time()
     line = Table.grid(padding=(0, 1))
     done = f"{sweep.ended_count}/{limit}" if limit else str(sweep.ended_count)
-    eta = eta_text(estimate_end(sweep, time.time()), time.time())
-    cells: list[RenderableType] = [Text(done, style="bold"), counts_text(sweep), f"left {eta}"]
+    cells: list[RenderableType] = [Text(done, style="bold"), f"left {eta_text(estimate_end(sweep, now), now)}"]
     if limit:
         cells.insert(0, ProgressBar(total=limit, completed=sweep.ended_count, width=24))
     if sweep.best_score is not None:
         cells.append(Text(f"best {number(sweep.best_score)} ({sweep.best_run_id})", style="bold green"))
     line.add_row(*cells)
-    return line
+    return Group(line, counts_text(sweep))
 
 
 def _run_cells(run: RunInfo, sweep: SweepMetadata) -> tuple[RenderableType, ...]:
     shown = run.score if run.score is not None else run.metrics.get(sweep.config.metric)
-    spent = run.cost if run.status.ended else max(0.0, time.time() - (run.started_at or time.time()))
+    since = run.open_job.started_at if run.open_job is not None else None
+    spent = run.cost if since is None else max(0.0, time.time() - since)
     style = "bold green" if run.run_id == sweep.best_run_id else ""
-    note = run.failure_reasons[-1] if run.failure_reasons else config_text(run.config)
+    failed = run.status.ended and run.score is None
+    note = "; ".join(run.failure_reasons[-1:]) if failed else config_text(run.config)
     score = Text("-" if shown is None else number(shown), style=style)
     return run.run_id, status_text(run.status), score, duration(spent), note
 

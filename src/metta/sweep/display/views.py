@@ -64,7 +64,8 @@ def runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, screen: Console, *
     """Runs, a line each; a column for each parameter where the screen is wide enough, else one for all of them."""
     names = sweep.config.search_space.dimensions
     table = _runs_table(runs, sweep, names, title)
-    if screen.measure(table).maximum > screen.width:
+    unconstrained = screen.options.update(max_width=_PIPE_WIDTH)
+    if screen.measure(table, options=unconstrained).maximum > screen.width:
         return _runs_table(runs, sweep, None, title)
     return table
 

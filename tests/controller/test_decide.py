@@ -1,0 +1,498 @@
+"""The controller's thinking, driven through whole sweeps by a world in which everything goes wrong that can."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from metta.sweep import registry
+from metta.sweep.controller.decide import (
+    MOST_LOSSES,
+    Decision,
+    Policy,
+    decide,
+    jobs_to_dispatch,
+    open_jobs,
+    revive,
+)
+from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
+from metta.sweep.model import events as ev
+from metta.sweep.model.events import Body, Event, new_event
+from metta.sweep.model.run import JobDefinition, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.space import Choice, LogUniform, Range, SearchSpace
+from metta.sweep.model.state import EMPTY, fold
+from metta.sweep.model.sweep import CommandTarget, Strategy, SweepConfig, SweepStatus
+from metta.sweep.testing import ManualClock, sweep_config
+from metta.sweep.testing.sweeps import START, SWEEP
+
+THOROUGH = settings(max_examples=150, deadline=None)
+QUICK = settings(max_examples=60, deadline=None)
+HOUR = 3600.0
+
+SPACES = [
+    SearchSpace.of({"lr": LogUniform(1e-5, 1e-1)}),
+    SearchSpace.of({"x": Range(1, 5)}),
+    SearchSpace.of({"model": Choice(["linear", "net"]), "layers": Range(1, 6, when={"model": "net"})}),
+]
+EVALUATION = CommandTarget(argv=["evaluate"])
+
+#: How a job may end: scored, without the metric that counts, or as the outcome says; before or after it has started.
+ENDINGS = ["scored"] * 6 + ["unscored", "lost", "lost early", "failed early", *(set(Outcome) - {Outcome.SUCCEEDED})]
+GUARDS = (TrialLimit(), BudgetLimit(), TimeLimit())
+
+
+def policy_of(config: SweepConfig) -> Policy:
+    strategy = config.strategy
+    return Policy(
+        optimizer=registry.optimizer(strategy.optimizer, strategy.optimizer_options),
+        scheduler=registry.scheduler(strategy.scheduler, strategy.scheduler_options),
+        guards=GUARDS,
+    )
+
+
+class World:
+    """A sweep whose jobs end as the script says, which starts over when it is through.
+
+    Args:
+        capacity: Of the dispatcher.
+        endings: Of each job in turn.
+        pace: How many of the open jobs end in each round.
+        seconds: How much time passes in each round.
+        config: Fields of the sweep's configuration.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int | None = None,
+        endings: Sequence[str] = ("scored",),
+        pace: Sequence[int] = (1,),
+        seconds: Sequence[float] = (60.0,),
+        **config: Any,
+    ) -> None:
+        self.capacity = capacity
+        self.clock = ManualClock(START)
+        self.log: list[Event] = []
+        self.state = EMPTY
+        self._endings, self._pace, self._seconds = cycle(endings), cycle(pace), cycle(seconds)
+        self.policy = policy_of(sweep_config(**config))
+        self.write(ev.SweepCreated(config=sweep_config(**config)))
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{event.seq} {event.job_id or event.run_id} {event.body}" for event in self.log)
+
+    def write(self, body: Body, run_id: str | None = None, job_id: str | None = None) -> None:
+        now = self.clock.now()
+        event = new_event(body, sweep_id=SWEEP, at=now, actor="test", run_id=run_id, job_id=job_id)
+        self.log.append(replace(event, seq=self.state.seq + 1))
+        self.state = fold(self.state, self.log[-1:])
+
+    # -------------------------------------------------------------------------------------------- the controller's half
+
+    def decide(self, *, starting: bool = True) -> list[Decision]:
+        """One step of the controller, after which everything holds that always must."""
+        is_refused = any(guard.refuse(self.state, self.clock.now()) for guard in GUARDS)
+        decisions = self._ask(self.policy, starting)
+        assert self._ask(policy_of(self.state.sweep.config), starting) == decisions
+        assert fold(EMPTY, self.log) == self.state
+        for decision in decisions:
+            self.write(decision.body, decision.run_id, decision.job_id)
+        assert self._ask(self.policy, starting) == []
+
+        started = [decision.body for decision in decisions if isinstance(decision.body, ev.RunCreated | ev.JobGranted)]
+        assert all(any(body.reasons) for body in started)
+        assert starting or not started
+        if is_refused:
+            assert not any(isinstance(body, ev.RunCreated) for body in started)
+        self._check_limits()
+        return decisions
+
+    def _ask(self, policy: Policy, starting: bool) -> list[Decision]:
+        return decide(self.state, policy, now=self.clock.now(), capacity=self.capacity, starting=starting)
+
+    def _check_limits(self) -> None:
+        config = self.state.sweep.config
+        number = Counter(job.type for _, job in self.open)
+        assert number[JobType.TRAIN] <= config.max_parallel
+        assert number[JobType.EVAL] <= config.max_parallel_eval
+        assert self.capacity is None or number.total() <= self.capacity
+        assert config.max_trials is None or len(self.state.runs) <= config.max_trials
+        assert len(self.state.tried) == (0 if config.search_space.cardinality is None else len(self.state.runs))
+
+    # ------------------------------------------------------------------------------------------------ the world's half
+
+    @property
+    def runs(self) -> list[RunInfo]:
+        return sorted(self.state.runs.values(), key=lambda run: run.index)
+
+    @property
+    def open(self) -> list[tuple[RunInfo, JobInfo]]:
+        return [(run, job) for run in self.runs if (job := run.open_job) is not None]
+
+    def pass_time(self) -> None:
+        """Open jobs start, some of them end."""
+        self.clock.advance(next(self._seconds))
+        for run, job in self.open[: next(self._pace)]:
+            self._end(run, job, next(self._endings))
+        for run, job in self.open:
+            if job.state is JobState.GRANTED:
+                self._start(run, job)
+
+    def _start(self, run: RunInfo, job: JobInfo) -> None:
+        self.write(ev.JobDispatched(dispatcher="test"), run.run_id, job.job_id)
+        self.write(ev.JobStarted(host="node", pid=1, log="log"), run.run_id, job.job_id)
+
+    def _end(self, run: RunInfo, job: JobInfo, ending: str) -> None:
+        at = run.run_id, job.job_id
+        if ending == "failed early":
+            self.write(ev.JobExited(outcome=Outcome.FAILED, error="cannot start"), *at)
+            return
+        if ending == "lost early":
+            self.write(ev.JobLost(reason="no agent"), *at)
+            return
+        if job.state is JobState.GRANTED:
+            self._start(run, job)
+        if ending == "lost":
+            self.write(ev.JobLost(reason="the agent is gone"), *at)
+            return
+        if ending in {"scored", "unscored"}:
+            self.write(ev.MetricsReported(metrics={"loss": 0.5, "accuracy": 0.9}), *at)
+        if ending == "scored":
+            self.write(ev.MetricsReported(metrics={"reward": float(run.index % 3)}), *at)
+        outcome = Outcome.SUCCEEDED if ending in {"scored", "unscored"} else Outcome(ending)
+        started_at = job.started_at or self.clock.now()
+        self.write(ev.JobExited(outcome=outcome, seconds=self.clock.now() - started_at), *at)
+
+    def run_to_the_end(self) -> None:
+        for _ in range(3000):
+            self.decide()
+            if self.state.sweep.status.ended:
+                return
+            assert self.open, "nothing runs, nothing starts, and the sweep has not ended"
+            self.pass_time()
+        raise AssertionError("the sweep does not end")
+
+
+@st.composite
+def worlds(draw: st.DrawFn, *, limited: bool = False) -> World:
+    space = draw(st.sampled_from(SPACES))
+    fewest = 0 if space.cardinality is None else draw(st.sampled_from([0, 0, None]))
+    pace = draw(st.lists(st.integers(0, 4), min_size=1, max_size=5).filter(any))
+    config: dict[str, Any] = {}
+    if limited:
+        config["budget_hours"] = draw(st.none() | st.sampled_from([0.5, 1.0, 3.0]))
+        config["max_hours"] = draw(st.sampled_from([0.5, 1.0, 3.0])) if config["budget_hours"] is None else None
+    return World(
+        capacity=draw(st.none() | st.integers(1, 6)),
+        endings=draw(st.lists(st.sampled_from(ENDINGS), min_size=1, max_size=20)),
+        pace=pace,
+        seconds=draw(st.lists(st.sampled_from([0.0, 60.0, 0.5 * HOUR, 2 * HOUR]), min_size=1, max_size=4)),
+        search_space=space,
+        strategy=Strategy(optimizer=draw(st.sampled_from(["random", "grid", "sobol"]))),
+        seed=draw(st.integers(0, 99)),
+        max_parallel=draw(st.integers(1, 5)),
+        max_parallel_eval=draw(st.integers(1, 3)),
+        evaluate=draw(st.sampled_from([None, EVALUATION])),
+        max_trials=None if fewest is None else draw(st.integers(0, 10)),
+        **config,
+    )
+
+
+def expected_runs(config: SweepConfig) -> int:
+    sizes = [config.max_trials, config.search_space.cardinality]
+    if config.strategy.optimizer == "grid" and config.search_space.cardinality is None:
+        sizes.append(5)  # levels
+    return min(size for size in sizes if size is not None)
+
+
+# ---------------------------------------------------------------------------------------------------- whole sweeps
+
+
+@THOROUGH
+@given(world=worlds())
+def test_a_sweep_ends_when_all_runs_there_can_be_have_ended(world: World) -> None:
+    world.run_to_the_end()
+    sweep = world.state.sweep
+    assert sweep.status is SweepStatus.COMPLETED
+    assert sweep.reason
+    assert len(world.runs) == expected_runs(sweep.config)
+    assert [run.index for run in world.runs] == list(range(len(world.runs)))
+    assert not world.state.unfinished
+    keys = {sweep.config.search_space.key(run.config) for run in world.runs}
+    assert len(keys) == len(world.runs)
+
+
+@QUICK
+@given(world=worlds())
+def test_every_run_ends_as_its_jobs_did(world: World) -> None:
+    world.run_to_the_end()
+    last_type = JobType.EVAL if world.state.sweep.config.evaluate else JobType.TRAIN
+    for run in world.runs:
+        assert run.status.ended
+        last = run.jobs[-1]
+        is_whole = last.type is last_type and last.outcome is Outcome.SUCCEEDED
+        if run.status is JobStatus.COMPLETED:
+            assert is_whole
+            assert run.score == run.metrics["reward"]
+        elif run.status is JobStatus.CANCELLED:
+            assert last.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}
+        else:
+            assert run.failure_reasons
+            losses = sum(job.state is JobState.LOST for job in run.jobs)
+            assert "reward" not in run.metrics if is_whole else losses == MOST_LOSSES or last.outcome is not None
+        assert sum(job.state is JobState.LOST for job in run.jobs) <= MOST_LOSSES
+
+
+@QUICK
+@given(world=worlds(limited=True))
+def test_a_sweep_with_a_budget_or_a_deadline_ends_early_and_no_run_starts_after_it(world: World) -> None:
+    world.run_to_the_end()  # `World.decide` checks that guards are obeyed
+    sweep = world.state.sweep
+    assert sweep.status is SweepStatus.COMPLETED
+    assert len(world.runs) <= expected_runs(sweep.config)
+    assert all(run.status.ended for run in world.runs)
+    if len(world.runs) < expected_runs(sweep.config):
+        assert sweep.reason
+        assert sweep.reason.startswith(("budget_hours", "max_hours"))
+
+
+@QUICK
+@given(world=worlds(), rounds=st.integers(0, 8))
+def test_a_stopped_sweep_starts_nothing_cancels_what_waits_and_ends_with_its_last_job(
+    world: World, rounds: int
+) -> None:
+    for _ in range(rounds):
+        world.decide()
+        if world.state.sweep.status.ended:
+            return
+        world.pass_time()
+    world.write(ev.SweepStopRequested(reason="enough"))
+    known = len(world.runs)
+    while not world.state.sweep.status.ended:
+        decisions = world.decide()
+        assert {type(decision.body) for decision in decisions} <= {ev.RunCancelled, ev.SweepEnded}
+        assert len(world.open) == len(world.state.unfinished)
+        if not world.state.sweep.status.ended:
+            assert world.open
+            world.pass_time()
+    assert (world.state.sweep.status, world.state.sweep.reason) == (SweepStatus.STOPPED, "enough")
+    assert len(world.runs) == known
+    assert all(run.status.ended for run in world.runs)
+
+
+@QUICK
+@given(world=worlds(), rounds=st.integers(0, 8))
+def test_winding_down_starts_nothing_and_a_later_controller_goes_on(world: World, rounds: int) -> None:
+    for _ in range(rounds):
+        world.decide()
+        if world.state.sweep.status.ended:
+            return
+        world.pass_time()
+    known = len(world.runs)
+    while world.open:
+        world.decide(starting=False)
+        world.pass_time()
+    world.decide(starting=False)
+    assert len(world.runs) == known
+    assert world.state.sweep.status is SweepStatus.RUNNING
+    # What has all its jobs behind it was judged; the others wait.
+    assert {run.status for run in world.runs if not run.status.ended} <= {
+        JobStatus.PENDING,
+        JobStatus.TRAINING_DONE_NO_EVAL,
+    }
+    world.run_to_the_end()
+    assert len(world.runs) == expected_runs(world.state.sweep.config)
+
+
+@QUICK
+@given(world=worlds())
+def test_a_resumed_sweep_tries_interrupted_runs_again_and_no_others(world: World) -> None:
+    world.run_to_the_end()
+    interrupted = {run.run_id for run in world.runs if run.jobs[-1].outcome is Outcome.INTERRUPTED}
+    before = {run.run_id: run for run in world.runs}
+    world.write(ev.SweepResumed())
+    revived = revive(world.state, world.clock.now())
+    assert {decision.run_id for decision in revived} == interrupted
+    for decision in revived:
+        world.write(decision.body, decision.run_id)
+    world.run_to_the_end()
+    assert len(world.runs) == len(before)
+    assert all(run.status.ended for run in world.runs)
+    for run in world.runs:
+        assert (len(run.jobs) > len(before[run.run_id].jobs)) == (run.run_id in interrupted)
+
+
+@QUICK
+@given(world=worlds(), more=st.integers(1, 5))
+def test_a_resumed_sweep_with_more_trials_goes_on_to_the_new_number(world: World, more: int) -> None:
+    world.run_to_the_end()
+    world.write(ev.SweepResumed(changes={"max_trials": len(world.runs) + more}))
+    world.run_to_the_end()
+    assert len(world.runs) == expected_runs(world.state.sweep.config)
+
+
+# ------------------------------------------------------------------------------------------------- single decisions
+
+
+def bodies(decisions: Sequence[Decision]) -> list[type]:
+    return [type(decision.body) for decision in decisions]
+
+
+def test_a_slot_that_becomes_free_is_filled_in_the_same_step() -> None:
+    world = World(max_parallel=1, max_trials=2)
+    assert bodies(world.decide()) == [ev.RunCreated, ev.JobGranted]
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.RunCompleted, ev.RunCreated, ev.JobGranted]
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.RunCompleted, ev.SweepEnded]
+    assert world.state.sweep.reason == "max_trials: all 2 runs are done"
+    assert world.decide() == []
+
+
+def test_a_space_that_is_used_up_ends_the_sweep() -> None:
+    world = World(search_space=SearchSpace.of({"x": Range(1, 3)}), max_parallel=2)
+    world.run_to_the_end()
+    assert world.state.sweep.reason == "search space exhausted: 3 configurations were tried"
+
+
+def test_a_trained_run_is_evaluated_and_then_complete() -> None:
+    world = World(max_trials=1, evaluate=EVALUATION)
+    world.run_to_the_end()
+    [run] = world.runs
+    assert [job.type for job in run.jobs] == [JobType.TRAIN, JobType.EVAL]
+    assert run.status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("evaluate", [None, EVALUATION], ids=["trained", "evaluated"])
+def test_a_run_without_the_metric_fails_and_says_what_it_reported(evaluate: CommandTarget | None) -> None:
+    world = World(max_trials=1, endings=["unscored"], evaluate=evaluate)
+    world.run_to_the_end()
+    [run] = world.runs
+    assert run.status is JobStatus.FAILED
+    assert run.failure_reasons == ("metric 'reward' was not reported; the run reported: accuracy, loss",)
+
+
+def test_a_run_that_reported_nothing_fails_and_says_so() -> None:
+    world = World(max_trials=1)
+    world.decide()
+    [(run, job)] = world.open
+    world.write(ev.JobStarted(host="node", pid=1, log="log"), run.run_id, job.job_id)
+    world.write(ev.JobExited(outcome=Outcome.SUCCEEDED), run.run_id, job.job_id)
+    world.decide()
+    [run] = world.runs
+    assert run.failure_reasons == ("metric 'reward' was not reported; the run reported: no metrics at all",)
+
+
+@pytest.mark.parametrize("ending", ["lost", "lost early"])
+def test_a_lost_job_is_tried_again_until_it_was_lost_too_often(ending: str) -> None:
+    world = World(max_trials=1, endings=[ending])
+    world.run_to_the_end()
+    [run] = world.runs
+    assert [job.attempt for job in run.jobs] == list(range(1, MOST_LOSSES + 1))
+    assert run.status is JobStatus.FAILED
+    assert run.failure_reasons == (f"its jobs were lost {MOST_LOSSES} times",)
+
+
+def test_a_run_that_was_lost_less_often_is_completed() -> None:
+    world = World(max_trials=1, endings=["lost"] * (MOST_LOSSES - 1) + ["scored"])
+    world.run_to_the_end()
+    [run] = world.runs
+    assert run.status is JobStatus.COMPLETED
+    assert len(run.jobs) == MOST_LOSSES
+
+
+def test_losses_of_all_jobs_of_a_run_count_together() -> None:
+    world = World(max_trials=1, endings=["lost", "lost", "lost", "scored", "lost", "lost"], evaluate=EVALUATION)
+    world.run_to_the_end()
+    [run] = world.runs
+    assert run.status is JobStatus.FAILED
+    assert [job.type for job in run.jobs] == [JobType.TRAIN] * 4 + [JobType.EVAL] * 2
+
+
+def test_a_spent_budget_stops_new_runs_and_lets_begun_ones_end() -> None:
+    world = World(max_parallel=2, budget_hours=1.0, endings=["lost", "scored", "scored"], seconds=[2 * HOUR])
+    world.decide()
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.JobGranted]  # the lost one, once more
+    world.run_to_the_end()
+    assert [run.status for run in world.runs] == [JobStatus.COMPLETED] * 2
+    assert world.state.sweep.reason is not None
+    assert world.state.sweep.reason.startswith("budget_hours: ")
+
+
+def test_a_dispatcher_without_room_gets_nothing_and_ends_nothing() -> None:
+    world = World(max_trials=3, capacity=0)
+    assert world.decide() == []
+    world.capacity = 2
+    assert bodies(world.decide()) == [ev.RunCreated, ev.JobGranted] * 2
+
+
+def test_stopping_cancels_runs_that_wait_and_waits_for_those_that_run() -> None:
+    world = World(max_parallel=2, endings=["lost", "scored"])
+    world.decide()
+    world.pass_time()
+    world.write(ev.SweepStopRequested(reason="enough"))
+    assert bodies(world.decide()) == [ev.RunCancelled]
+    assert world.decide() == []
+    world.pass_time()
+    # Its result is kept in the log; the verdict on it is that of the stop.
+    assert bodies(world.decide()) == [ev.RunCancelled, ev.SweepEnded]
+    assert [run.failure_reasons for run in world.runs] == [("enough",), ("enough",)]
+
+
+def test_an_ended_sweep_needs_no_decisions() -> None:
+    world = World()
+    world.write(ev.SweepEnded(status=SweepStatus.STOPPED, reason="enough"))
+    assert world.decide() == []
+
+
+def test_jobs_to_dispatch_are_those_that_no_dispatcher_has_taken_yet() -> None:
+    world = World(max_parallel=3)
+    world.decide()
+    first, second, third = world.runs
+    assert jobs_to_dispatch(world.state)[0] == JobDefinition(
+        job_id=f"{first.run_id}.train.1",
+        run_id=first.run_id,
+        sweep_id=SWEEP,
+        type=JobType.TRAIN,
+        attempt=1,
+        config=first.config,
+    )
+    assert [job.run_id for job in jobs_to_dispatch(world.state)] == [first.run_id, second.run_id, third.run_id]
+    world.write(ev.JobDispatched(dispatcher="test"), second.run_id, f"{second.run_id}.train.1")
+    assert [job.run_id for job in jobs_to_dispatch(world.state)] == [first.run_id, third.run_id]
+    assert open_jobs(world.state) == [f"{run.run_id}.train.1" for run in world.runs]
+    world.write(ev.JobLost(reason="gone"), first.run_id, f"{first.run_id}.train.1")
+    assert [job.run_id for job in jobs_to_dispatch(world.state)] == [third.run_id]
+    assert open_jobs(world.state) == [f"{run.run_id}.train.1" for run in (second, third)]
+
+
+def test_only_runs_that_an_interruption_ended_are_revived() -> None:
+    endings = [Outcome.INTERRUPTED, Outcome.CANCELLED, Outcome.FAILED, "scored", "lost"]
+    world = World(max_parallel=5, max_trials=5, endings=endings, pace=[5])
+    world.decide()
+    world.pass_time()
+    world.write(ev.RunCancelled(reason="by hand"), world.runs[4].run_id)
+    [decision] = revive(world.state, world.clock.now())
+    assert decision.run_id == world.runs[0].run_id
+    world.write(decision.body, decision.run_id)
+    assert revive(world.state, world.clock.now()) == []
+
+
+def test_a_run_cancelled_while_it_waited_to_be_tried_again_is_not_revived() -> None:
+    world = World(max_trials=1, endings=[Outcome.INTERRUPTED])
+    world.decide()
+    world.pass_time()
+    [decision] = revive(world.state, world.clock.now())
+    world.write(decision.body, decision.run_id)
+    world.clock.advance(1)
+    world.write(ev.SweepStopRequested(reason="enough"))
+    world.decide()
+    assert revive(world.state, world.clock.now()) == []
