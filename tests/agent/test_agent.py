@@ -16,7 +16,6 @@ import pytest
 from metta.sweep.agent.location import read_address
 from metta.sweep.clock import SystemClock
 from metta.sweep.controller.controller import SweepController
-from metta.sweep.dispatchers import local
 from metta.sweep.dispatchers.local import LocalDispatcher
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
@@ -266,52 +265,6 @@ def test_a_worker_that_dies_takes_only_its_own_job_with_it(bench: Bench) -> None
         assert run.status is (JobStatus.FAILED if run.config["x"] % 3 == 0 else JobStatus.COMPLETED)
 
 
-def test_a_job_dispatched_twice_starts_once(bench: Bench) -> None:
-    bench.create(shell("""echo run >> executions; echo '{"score": 1}'"""))
-    job = bench.grant()
-    first, second = bench.dispatcher(), bench.dispatcher()
-    first.dispatch([job])
-    second.dispatch([job])
-    wait_until(lambda: bench.the_run().jobs[-1].state is JobState.EXITED)
-    second.dispatch([job])
-    assert first.standing([job.job_id]) == {job.job_id: Standing.KNOWN}
-    assert (bench.folder / "executions").read_text().split() == ["run"]
-    second.close()
-    first.close()
-
-
-def test_a_job_nobody_knows_is_lost(bench: Bench) -> None:
-    bench.create(shell("true"))
-    assert bench.dispatcher().standing(["x.train.1"]) == {"x.train.1": Standing.LOST}
-
-
-def test_jobs_go_on_without_their_controller_and_the_next_one_finds_them(bench: Bench) -> None:
-    bench.create(shell("""while [ ! -e go ]; do sleep 0.01; done; echo '{"score": 1}'"""))
-    job = bench.grant()
-    gone = bench.dispatcher()
-    gone.dispatch([job])
-    wait_until(lambda: bench.the_run().jobs[-1].state is JobState.RUNNING)
-    gone._disconnect()  # as the death of its process would
-    successor = bench.dispatcher()
-    assert successor.standing([job.job_id]) == {job.job_id: Standing.KNOWN}
-    (bench.folder / "go").touch()
-    wait_until(lambda: bench.the_run().status is JobStatus.TRAINING_DONE_NO_EVAL)
-    successor.close()
-    wait_until(lambda: not bench.processes(), what="the agent's end")
-
-
-def test_a_job_is_cancelled_with_the_outcome_asked_for(bench: Bench) -> None:
-    bench.create(shell("exec sleep 60"))
-    job = bench.grant()
-    dispatcher = bench.dispatcher()
-    dispatcher.dispatch([job])
-    wait_until(lambda: bench.the_run().jobs[-1].state is JobState.RUNNING)
-    dispatcher.cancel([job.job_id], Outcome.CANCELLED, "no longer needed")
-    wait_until(lambda: bench.the_run().status is JobStatus.CANCELLED)
-    assert bench.the_run().failure_reasons == ("train cancelled: no longer needed",)
-    dispatcher.close()
-
-
 def test_jobs_lost_with_the_fork_server_are_tried_again(bench: Bench) -> None:
     target = bench.function(
         """
@@ -356,20 +309,3 @@ def _sleeping(bench: Bench, argument: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-def test_an_agent_that_hangs_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_ANSWER_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(local, "_HUNG_AFTER_S", 0.5)
-    bench.create(shell("exec sleep 60"))
-    job = bench.grant()
-    dispatcher = bench.dispatcher()
-    dispatcher.dispatch([job])
-    wait_until(lambda: bench.store.fetch_heartbeats(SWEEP), what="a heartbeat")
-    hung = psutil.Process(bench.agent_pid())
-    hung.suspend()
-    seen: set[Standing] = set()
-    wait_until(lambda: seen.add(dispatcher.standing([job.job_id])[job.job_id]) or Standing.LOST in seen)
-    # While it was silent nothing was concluded from its silence.
-    assert seen == {Standing.UNKNOWN, Standing.LOST}
-    wait_until(lambda: not bench.processes(), what="the end of the agent and its job")

@@ -8,7 +8,7 @@ import secrets
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
@@ -30,15 +30,17 @@ from metta.sweep.model.space import (
 )
 from metta.sweep.model.sweep import Direction, Isolation, MetricsSource, Strategy, SweepConfig, Target
 
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+#: For no limit a setting is left out: JSON has no infinity.
+_LARGEST = 1e9
+Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
+Count = Annotated[int, Meta(ge=1, le=int(_LARGEST))]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a user may say about a sweep, whichever way; `SweepConfig` explains the fields."""
 
     name: Annotated[str, Meta(min_length=1)] | None = None
-    search_space: dict[str, Any]
+    search_space: dict[Any, Any]
     metric: Annotated[str, Meta(min_length=1)]
     direction: Direction = "maximize"
     strategy: str | Strategy = "random"
@@ -50,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_hours: Positive | None = None
     resources: Resources = Resources()
     job_timeout_s: Positive | None = None
-    grace_s: Annotated[float, Meta(ge=0)] = 10.0
+    grace_s: Annotated[float, Meta(ge=0, le=_LARGEST)] = 10.0
     isolation: Isolation = "process"
 
 
@@ -78,7 +80,12 @@ LIMITS = (
     "grace_s",
 )
 
-_SPECS: dict[str, type[ParameterBase]] = {
+#: Settings that have settings of their own, and those that are one of a few words.
+_NESTED: dict[str, type[msgspec.Struct]] = {"resources": Resources, "strategy": Strategy, "metrics": MetricsSource}
+_WORDS = {"direction": get_args(Direction), "isolation": get_args(Isolation), "stdout": ("json",)}
+
+#: Kinds of parameters as files name them.
+KINDS: dict[str, type[ParameterBase]] = {
     "uniform": Uniform,
     "log_uniform": LogUniform,
     "range": Range,
@@ -103,10 +110,7 @@ class FieldError(ConfigError):
 
 def parse_settings(values: Mapping[str, Any], kind: type[Settings] = Settings) -> Settings:
     """Check names and types of settings; raises FieldError."""
-    fields = kind.__struct_fields__
-    for name in values:
-        if name not in fields:
-            raise FieldError((str(name),), f"unknown key; {did_you_mean(str(name), fields)}")
+    _check_keys(values, kind, ())
     for name in ("search_space", "metric"):
         if values.get(name) is None:
             raise FieldError((name,), "is missing; every sweep needs one")
@@ -116,14 +120,26 @@ def parse_settings(values: Mapping[str, Any], kind: type[Settings] = Settings) -
         raise _field_error(error, values) from None
 
 
+def _check_keys(values: Mapping[Any, Any], kind: type[msgspec.Struct], path: tuple[str, ...]) -> None:
+    fields = kind.__struct_fields__
+    for name, value in values.items():
+        if name not in fields:
+            raise FieldError((*path, str(name)), f"unknown key; {did_you_mean(str(name), fields)}")
+        if name in _WORDS and isinstance(value, str) and value not in _WORDS[name]:
+            raise FieldError((*path, name), f"cannot be {value!r}; {did_you_mean(value, _WORDS[name])}")
+        if name in _NESTED and isinstance(value, Mapping):
+            _check_keys(value, _NESTED[name], (*path, name))
+
+
 def _field_error(error: msgspec.ValidationError, values: Mapping[str, Any]) -> FieldError:
-    message, _, where = str(error).partition(" - at `$.")
-    path = tuple(re.split(r"\.|\[", where.rstrip("`").replace("]", "")))
+    """The error in our words: `expected int, got 'ten'` rather than "Expected `int`, got `str` - at `$.seed`"."""
+    message = str(error).replace("`", "")
+    expected = re.split(", got | - at ", message)[0]
+    path = tuple(re.findall(r"\w+", message.rpartition("$")[2]))
     value: Any = values
     for part in path:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    message = message.replace("`", "")
-    return FieldError(path, f"{message[:1].lower()}{message[1:]}, got {value!r}")
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return FieldError(path, f"{expected[:1].lower()}{expected[1:]}, got {value!r}")
 
 
 def parse_space(definition: Mapping[str, Any]) -> SearchSpace:
@@ -142,23 +158,30 @@ def _parse_level(definition: Mapping[str, Any], path: tuple[str, ...]) -> dict[s
     level: dict[str, Any] = {}
     for name, value in definition.items():
         here = (*path, str(name))
+        if not isinstance(name, str):
+            raise FieldError(("search_space", *here), f"names are strings, got {name!r}; put it in quotes")
         if not isinstance(value, Mapping):
             level[name] = value
-        elif kinds := value.keys() & _SPECS.keys():
+        elif kinds := value.keys() & KINDS.keys():
             level[name] = _parse_parameter(here, kinds, value)
-        elif _looks_like_parameter(value):
-            raise FieldError(
-                ("search_space", *here), f"unknown kind of parameter; {did_you_mean(next(iter(value)), _SPECS)}"
-            )
+        elif (kind := _misspelt_kind(value)) is not None:
+            problem = f"unknown kind of parameter {kind!r}; {did_you_mean(kind, KINDS)}"
+            raise FieldError(("search_space", *here), problem)
         else:
             level[name] = _parse_level(value, here)
     return level
 
 
-def _looks_like_parameter(value: Mapping[str, Any]) -> bool:
-    """A mapping of one name to a list is a parameter of a kind that was misspelt, rather than a group of parameters."""
-    rest = {name: item for name, item in value.items() if name not in {"when", "step", "log"}}
-    return len(rest) != len(value) or (len(rest) == 1 and isinstance(next(iter(rest.values())), list))
+def _misspelt_kind(value: Mapping[Any, Any]) -> str | None:
+    """What stands where a parameter's kind should, or None for a group of parameters.
+
+    A mapping is meant as a parameter when it maps one name to a list, or has what only stands beside a kind: `when`,
+    a number of `step`, a `log` that is true or false.
+    """
+    rest = {str(name): item for name, item in value.items() if name not in {"when", "step", "log"}}
+    options = [name for name in ("step", "log") if name in value and not isinstance(value[name], Mapping)]
+    is_one_list = len(rest) == 1 and all(isinstance(item, list) for item in rest.values())
+    return next(iter(rest), "") if "when" in value or options or is_one_list else None
 
 
 def _parse_parameter(path: tuple[str, ...], kinds: set[str], value: Mapping[str, Any]) -> Parameter:
@@ -177,7 +200,7 @@ def _parse_parameter(path: tuple[str, ...], kinds: set[str], value: Mapping[str,
     elif not isinstance(arguments, list) or len(arguments) != 2:
         raise FieldError(field, f"{kind} takes a list of two numbers, got {arguments!r}")
     try:
-        return _SPECS[kind](*arguments, **options)  # type: ignore[return-value]  # every kind is in the union
+        return KINDS[kind](*arguments, **options)  # type: ignore[return-value]  # every kind is in the union
     except SearchSpaceError as error:
         raise FieldError(field, str(error)) from error
 
@@ -196,10 +219,29 @@ def parse_strategy(strategy: str | Strategy) -> Strategy:
 
 def parse_command(field: str, command: list[str] | str) -> list[str]:
     """A command as a list of arguments."""
-    argv = shlex.split(command) if isinstance(command, str) else list(command)
+    try:
+        argv = shlex.split(command) if isinstance(command, str) else list(command)
+    except ValueError as error:
+        raise FieldError((field,), f"{str(error).lower()}, got {command!r}") from None
     if not argv:
         raise FieldError((field,), "needs a program to run, got nothing")
     return argv
+
+
+def check_metrics(source: MetricsSource) -> None:
+    """Raise FieldError when no metric could be found by the source's pattern."""
+    if source.regex is None:
+        return
+    try:
+        pattern = re.compile(source.regex)
+    except re.error as error:
+        raise FieldError(("metrics", "regex"), f"is no regular expression: {error}, got {source.regex!r}") from None
+    if not pattern.groupindex and pattern.groups != 2:
+        raise FieldError(
+            ("metrics", "regex"),
+            "needs groups named like metrics, such as (?P<accuracy>[0-9.]+), or two plain ones, for name and number; "
+            f"got {source.regex!r}",
+        )
 
 
 def build_config(
@@ -217,7 +259,6 @@ def build_config(
         ConfigError: a setting is not valid.
     """
     space = parse_space(settings.search_space)
-    cpus = max(1, settings.resources.cpus)
     config = SweepConfig(
         name=name,
         target=target,
@@ -227,7 +268,7 @@ def build_config(
         direction=settings.direction,
         strategy=parse_strategy(settings.strategy),
         seed=secrets.randbits(32) if settings.seed is None else settings.seed,
-        max_parallel=settings.max_parallel or max(1, len(os.sched_getaffinity(0)) // cpus),
+        max_parallel=settings.max_parallel or max(1, len(os.sched_getaffinity(0)) // settings.resources.cpus),
         max_parallel_eval=settings.max_parallel_eval,
         max_trials=settings.max_trials,
         budget_hours=settings.budget_hours,

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import yaml
 
-from metta.sweep.config import FieldError, SweepFile, parse_settings, parse_space
+from metta.sweep.config import KINDS, FieldError, SweepFile, check_metrics, parse_command, parse_settings, parse_space
 from metta.sweep.errors import ConfigError
 
 SUFFIXES = {".yaml", ".yml", ".toml"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: in the 1.1 of the base class `1e-4` is a string."""
+    """Numbers as in YAML 1.2: in the 1.1 of the base class `1e-4` is a string and `16:9` the integer 969."""
 
 
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9]\d*)$|0o[0-7]+$|0x[0-9a-fA-F]+$",
+    "tag:yaml.org,2002:float": (
+        r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
-    list("-+.0123456789"),
-)
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
 
 
 def load(path: Path) -> SweepFile:
@@ -39,7 +42,7 @@ def load(path: Path) -> SweepFile:
         ConfigError: the file is missing, is not YAML or TOML, or a field in it is not valid; names the line.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     values, lines = _parse_toml(path, text) if path.suffix == ".toml" else _parse_yaml(path, text)
@@ -50,6 +53,11 @@ def load(path: Path) -> SweepFile:
         parse_space(settings.search_space)
         if (settings.command is None) == (settings.function is None):
             raise FieldError(("command",), "give either command or function, and not both")
+        if settings.command is not None:
+            parse_command("command", settings.command)
+        if settings.evaluate is not None:
+            parse_command("evaluate", settings.evaluate)
+        check_metrics(settings.metrics)
     except FieldError as error:
         raise ConfigError(f"{_place(path, error.path, lines)}: {error}") from error
     return settings
@@ -70,18 +78,22 @@ def _parse_yaml(path: Path, text: str) -> tuple[Any, dict[tuple[str, ...], int]]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: is not valid YAML: {getattr(error, 'problem', error)}") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"{path}{line}: is not valid YAML: {problem}") from error
     lines: dict[tuple[str, ...], int] = {}
-    _collect_lines(root, (), lines)
+    for field, line_number in _lines_of(root, ()):
+        if field in lines:
+            raise ConfigError(f"{path}:{line_number}: {'.'.join(field)}: is given twice, first in line {lines[field]}")
+        lines[field] = line_number
     return values, lines
 
 
-def _collect_lines(node: yaml.Node | None, path: tuple[str, ...], lines: dict[tuple[str, ...], int]) -> None:
+def _lines_of(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, str(key.value))
-            lines[here] = key.start_mark.line + 1
-            _collect_lines(value, here, lines)
+            yield here, key.start_mark.line + 1
+            yield from _lines_of(value, here)
 
 
 def _parse_toml(path: Path, text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
@@ -91,9 +103,12 @@ def _parse_toml(path: Path, text: str) -> tuple[Any, dict[tuple[str, ...], int]]
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
     # The standard parser keeps no positions; the first line that assigns a key, or opens its table, is where to look.
     lines: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
-        if match := re.match(r"\s*\[?\s*([\w.-]+)\s*[\]=]", line):
-            lines.setdefault(tuple(match[1].split(".")), number)
+        if match := re.match(r"\s*(\[?)\s*([\w.-]+)\s*[\]=]", line):
+            path_in_table = tuple(match[2].split("."))
+            table = path_in_table if match[1] else table
+            lines.setdefault(table if match[1] else (*table, *path_in_table), number)
     return values, lines
 
 
@@ -129,6 +144,13 @@ def _space_schema() -> dict[str, Any]:
             kind("constant", {}),
         ]
     }
-    entry = {"anyOf": [{"$ref": "#/$defs/Parameter"}, {"$ref": "#/$defs/SearchSpace"}, {"not": {"type": "object"}}]}
+    # The same rule as `config._misspelt_kind`: what looks like a parameter is no group of parameters.
+    group = {
+        "allOf": [{"$ref": "#/$defs/SearchSpace"}],
+        "propertyNames": {"not": {"enum": [*KINDS, "when"]}},
+        "properties": {"step": {"type": "object"}, "log": {"type": "object"}},
+        "not": {"maxProperties": 1, "additionalProperties": {"type": "array"}},
+    }
+    entry = {"anyOf": [{"$ref": "#/$defs/Parameter"}, {"$ref": "#/$defs/Group"}, {"not": {"type": "object"}}]}
     space = {"type": "object", "additionalProperties": entry, "minProperties": 1}
-    return {"Parameter": parameter, "SearchSpace": space}
+    return {"Parameter": parameter, "Group": group, "SearchSpace": space}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from metta.sweep.model.space import Config
 
@@ -74,8 +76,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What one job occupies."""
 
     #: Also the number of threads that numerical libraries may use in it.
-    cpus: int = 1
-    gpus: int = 0
+    cpus: Annotated[int, Meta(ge=1)] = 1
+    gpus: Annotated[int, Meta(ge=0)] = 0
 
 
 class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,7 +54,7 @@ Direction: TypeAlias = Literal["maximize", "minimize"]
 Isolation: TypeAlias = Literal["process", "reuse"]
 
 
-class Strategy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which optimizer proposes configurations and which scheduler runs them, each with its options."""
 
     optimizer: str = "random"

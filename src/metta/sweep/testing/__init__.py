@@ -18,14 +18,18 @@ from __future__ import annotations
 import pytest
 
 # Before the contracts are imported: their asserts then say what was compared, as those in test files do.
-pytest.register_assert_rewrite("metta.sweep.testing.optimizers", "metta.sweep.testing.stores")
+pytest.register_assert_rewrite(
+    "metta.sweep.testing.dispatchers", "metta.sweep.testing.optimizers", "metta.sweep.testing.stores"
+)
 
 from metta.sweep.testing.clock import ManualClock  # noqa: E402
+from metta.sweep.testing.dispatchers import DispatcherContract  # noqa: E402
 from metta.sweep.testing.optimizers import OptimizerContract  # noqa: E402
 from metta.sweep.testing.stores import StoreContract  # noqa: E402
 from metta.sweep.testing.sweeps import random_history, run_events, sweep_config, sweep_created  # noqa: E402
 
 __all__ = [
+    "DispatcherContract",
     "ManualClock",
     "OptimizerContract",
     "StoreContract",

@@ -1,0 +1,84 @@
+"""The local dispatcher: the contract of all dispatchers, and an agent that hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+from msgspec.structs import replace
+
+from metta.sweep.agent.location import read_address
+from metta.sweep.clock import SystemClock
+from metta.sweep.dispatchers import local
+from metta.sweep.dispatchers.local import LocalDispatcher
+from metta.sweep.errors import DispatchError
+from metta.sweep.model.run import JobState, Resources
+from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.protocols import Standing, Store
+from metta.sweep.stores import open_store
+from metta.sweep.testing import DispatcherContract, sweep_config
+from metta.sweep.testing.dispatchers import grant, the_run
+from metta.sweep.testing.sweeps import SWEEP
+from processes import kill_all_in, processes_in
+from waiting import wait_until
+
+
+class TestLocalDispatcher(DispatcherContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        with closing(open_store(f"sqlite:///{tmp_path}/sweeps.db", create=True)) as store:
+            yield store
+        kill_all_in(tmp_path)
+
+    def dispatcher(self, store: Store, config: SweepConfig) -> LocalDispatcher:
+        return LocalDispatcher(store, SWEEP, config, SystemClock())
+
+    def test_an_agent_that_serves_nobody_ends(self, store: Store, config: SweepConfig, tmp_path: Path) -> None:
+        (tmp_path / "go").touch()
+        dispatcher = self.dispatcher(store, config)
+        dispatcher.dispatch([grant(store)])
+        wait_until(lambda: the_run(store).jobs[-1].state is JobState.EXITED)
+        assert processes_in(tmp_path)
+        dispatcher.close()
+        wait_until(lambda: not processes_in(tmp_path), what="the agent's end")
+
+    def test_an_agent_that_hangs_is_replaced_and_nothing_is_concluded_from_its_silence(
+        self, store: Store, config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "_ANSWER_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(local, "_HUNG_AFTER_S", 0.5)
+        dispatcher = self.dispatcher(store, config)
+        job = grant(store)
+        dispatcher.dispatch([job])
+        wait_until(lambda: store.fetch_heartbeats(SWEEP), what="a heartbeat")
+        address = read_address(config.directory)
+        assert address is not None
+        psutil.Process(address.pid).suspend()
+        seen: list[Standing] = []
+        wait_until(lambda: seen.append(dispatcher.standing([job.job_id])[job.job_id]) or seen[-1] is Standing.LOST)
+        assert set(seen) == {Standing.UNKNOWN, Standing.LOST}
+        wait_until(lambda: not processes_in(tmp_path), what="the end of the agent and its job")
+        dispatcher.close()
+
+
+def test_a_sweep_that_wants_more_gpus_than_there_are_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    config = replace(sweep_config(), resources=Resources(gpus=3))
+    with (
+        closing(open_store(f"sqlite:///{tmp_path}/sweeps.db", create=True)) as store,
+        pytest.raises(DispatchError, match=r"wants 3 GPUs, this machine has 2"),
+    ):
+        LocalDispatcher(store, SWEEP, config, SystemClock())
+
+
+def test_the_capacity_is_that_of_the_gpus_where_jobs_need_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    with closing(open_store(f"sqlite:///{tmp_path}/sweeps.db", create=True)) as store:
+        on_gpus = LocalDispatcher(store, SWEEP, replace(sweep_config(), resources=Resources(gpus=2)), SystemClock())
+        assert on_gpus.capacity() == 2
+        assert LocalDispatcher(store, SWEEP, sweep_config(), SystemClock()).capacity() is None

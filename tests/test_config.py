@@ -1,0 +1,371 @@
+"""What users may say about a sweep, and what they are told when they say something else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metta.sweep import registry
+from metta.sweep.config import (
+    FieldError,
+    Settings,
+    SweepFile,
+    build_config,
+    check_metrics,
+    is_same_experiment,
+    parse_command,
+    parse_settings,
+    parse_space,
+    parse_strategy,
+)
+from metta.sweep.errors import ConfigError
+from metta.sweep.model.run import Resources
+from metta.sweep.model.space import Choice, Constant, LogNormal, LogUniform, Normal, Range, Uniform
+from metta.sweep.model.sweep import CommandTarget, FunctionTarget, MetricsSource, PickledTarget, Strategy, SweepConfig
+
+COMMAND = CommandTarget(argv=["true"])
+LEAST = {"search_space": {"lr": {"uniform": [0, 1]}}, "metric": "accuracy"}
+
+
+def problem_with(**settings: Any) -> str:
+    """The message about settings that are not valid."""
+    with pytest.raises(ConfigError) as caught:
+        parse_settings({**LEAST, **settings}, SweepFile)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def config_of(target: Any = COMMAND, evaluate: Any = None, **settings: Any) -> SweepConfig:
+    return build_config(
+        parse_settings({**LEAST, **settings}),
+        name="demo",
+        target=target,
+        evaluate=evaluate,
+        directory=Path("/files"),
+        working_directory=Path("/code"),
+    )
+
+
+class TestSettings:
+    def test_a_space_and_a_metric_are_enough(self) -> None:
+        settings = parse_settings(LEAST)
+        assert settings == Settings(search_space=LEAST["search_space"], metric="accuracy")
+        assert (settings.direction, settings.strategy, settings.isolation) == ("maximize", "random", "process")
+
+    def test_every_setting_arrives(self) -> None:
+        given: dict[str, Any] = {
+            "name": "demo",
+            "search_space": {"lr": 1},
+            "metric": "loss",
+            "direction": "minimize",
+            "strategy": "grid",
+            "seed": 3,
+            "max_parallel": 4,
+            "max_parallel_eval": 2,
+            "max_trials": 10,
+            "budget_hours": 1.5,
+            "max_hours": 2,
+            "resources": {"cpus": 2, "gpus": 1},
+            "job_timeout_s": 60,
+            "grace_s": 0,
+            "isolation": "reuse",
+            "command": ["python", "train.py"],
+            "function": None,
+            "metrics": {"regex": "(a)=(1)", "stdout": "json", "file": "m.json"},
+            "evaluate": "python eval.py",
+        }
+        settings = parse_settings(given, SweepFile)
+        arrived = {name: getattr(settings, name) for name in given}
+        nested = {
+            "resources": Resources(cpus=2, gpus=1),
+            "metrics": MetricsSource(regex="(a)=(1)", stdout="json", file="m.json"),
+        }
+        assert arrived == {**given, **nested}
+        assert set(given) == set(SweepFile.__struct_fields__)
+
+    @pytest.mark.parametrize("name", ["search_space", "metric"])
+    def test_what_every_sweep_needs_is_asked_for_by_name(self, name: str) -> None:
+        for given in ({key: value for key, value in LEAST.items() if key != name}, {**LEAST, name: None}):
+            with pytest.raises(ConfigError, match=f"^{name}: is missing"):
+                parse_settings(given)
+
+    def test_an_unknown_key_is_answered_with_the_closest_known_one(self) -> None:
+        message = problem_with(max_trails=3)
+        assert message.startswith("max_trails: unknown key; did you mean 'max_trials'? known: budget_hours, command,")
+
+    def test_a_file_s_keys_are_unknown_to_the_decorator(self) -> None:
+        with pytest.raises(ConfigError, match=r"^command: unknown key"):
+            parse_settings({**LEAST, "command": "true"})
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"resources": {"cpu": 2}}, "resources.cpu: unknown key; did you mean 'cpus'? known: cpus, gpus"),
+            ({"strategy": {"optimzer": "grid"}}, "strategy.optimzer: unknown key; did you mean 'optimizer'?"),
+            ({"metrics": {"regexp": "x"}}, "metrics.regexp: unknown key; did you mean 'regex'?"),
+            ({3: 4}, "3: unknown key; known:"),
+        ],
+    )
+    def test_unknown_keys_are_found_at_every_level(self, settings: dict[Any, Any], message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_settings({**LEAST, **settings}, SweepFile)
+        assert str(caught.value).startswith(message)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"max_trials": "ten"}, "max_trials: expected int | null, got 'ten'"),
+            ({"max_trials": 0}, "max_trials: expected int >= 1, got 0"),
+            ({"max_trials": True}, "max_trials: expected int | null, got True"),
+            ({"max_parallel": 1.5}, "max_parallel: expected int | null, got 1.5"),
+            ({"max_parallel": -1}, "max_parallel: expected int >= 1, got -1"),
+            ({"max_parallel_eval": None}, "max_parallel_eval: expected int, got None"),
+            ({"seed": -1}, "seed: expected int >= 0, got -1"),
+            ({"budget_hours": 0}, "budget_hours: expected float > 0.0, got 0"),
+            ({"max_hours": "2h"}, "max_hours: expected float | null, got '2h'"),
+            ({"max_hours": float("inf")}, "max_hours: expected float <= 1000000000.0, got inf"),
+            ({"job_timeout_s": -5}, "job_timeout_s: expected float > 0.0, got -5"),
+            ({"grace_s": float("inf")}, "grace_s: expected float <= 1000000000.0, got inf"),
+            ({"grace_s": float("nan")}, "grace_s: expected float >= 0.0, got nan"),
+            ({"resources": {"cpus": 0}}, "resources.cpus: expected int >= 1, got 0"),
+            ({"resources": {"gpus": -1}}, "resources.gpus: expected int >= 0, got -1"),
+            ({"resources": 4}, "resources: expected object, got 4"),
+            ({"metric": ""}, "metric: expected str of length >= 1, got ''"),
+            ({"metric": 5}, "metric: expected str, got 5"),
+            ({"name": ""}, "name: expected str of length >= 1, got ''"),
+            ({"search_space": ["lr"]}, "search_space: expected object, got ['lr']"),
+            ({"strategy": 3}, "strategy: expected str | object, got 3"),
+            ({"strategy": {"optimizer_options": {1: 2}}}, "strategy.optimizer_options: expected str, got {1: 2}"),
+            ({"command": ["python", 3]}, "command.1: expected str, got 3"),
+            ({"command": {}}, "command: expected str | array | null, got {}"),
+            ({"metrics": {"file": 3}}, "metrics.file: expected str | null, got 3"),
+            ({"direction": "max"}, "direction: cannot be 'max'; did you mean 'maximize'? known: maximize, minimize"),
+            ({"direction": None}, "direction: expected str, got None"),
+            ({"isolation": "thread"}, "isolation: cannot be 'thread'; known: process, reuse"),
+            ({"metrics": {"stdout": "jsn"}}, "metrics.stdout: cannot be 'jsn'; did you mean 'json'? known: json"),
+        ],
+    )
+    def test_a_wrong_value_is_named_with_what_is_allowed(self, settings: dict[str, Any], message: str) -> None:
+        assert problem_with(**settings) == message
+
+
+class TestSpace:
+    @pytest.mark.parametrize(
+        ("written", "parameter"),
+        [
+            ({"uniform": [0, 1]}, Uniform(0, 1)),
+            ({"log_uniform": [1e-4, 1e-1]}, LogUniform(1e-4, 1e-1)),
+            ({"range": [1, 10]}, Range(1, 10)),
+            ({"range": [1, 10], "step": 3}, Range(1, 10, 3)),
+            ({"range": [1, 1024], "log": True}, Range(1, 1024, log=True)),
+            ({"choice": ["a", 2, [3, 4], None]}, Choice(["a", 2, [3, 4], None])),
+            ({"normal": [0, 1]}, Normal(0, 1)),
+            ({"log_normal": [0, 1]}, LogNormal(0, 1)),
+            ({"constant": 3}, Constant(3)),
+            ({"constant": {"a": 1}}, Constant({"a": 1})),
+            (3, Constant(3)),
+            (None, Constant(None)),
+            ([1, 2], Constant([1, 2])),
+            (Range(1, 3), Range(1, 3)),
+        ],
+    )
+    def test_every_kind_can_be_written(self, written: Any, parameter: Any) -> None:
+        assert parse_space({"x": written}).parameters == {"x": parameter}
+
+    def test_nested_mappings_become_dot_paths(self) -> None:
+        space = parse_space(
+            {"trainer": {"optimizer": {"lr": {"uniform": [0, 1]}}, "epochs": 3}, "trainer.seed": {"choice": [1, 2]}}
+        )
+        assert space.parameters == {
+            "trainer.optimizer.lr": Uniform(0, 1),
+            "trainer.epochs": Constant(3),
+            "trainer.seed": Choice([1, 2]),
+        }
+
+    def test_a_condition_stands_beside_the_parameter(self) -> None:
+        space = parse_space(
+            {"kind": {"choice": ["sgd", "adam"]}, "momentum": {"uniform": [0, 1], "when": {"kind": "sgd"}}}
+        )
+        assert space.parameters["momentum"] == Uniform(0, 1, when={"kind": "sgd"})
+
+    def test_a_group_may_hold_parameters_called_step_and_log(self) -> None:
+        space = parse_space({"decay": {"step": {"range": [1, 3]}, "log": {"choice": [True, False]}}})
+        assert list(space.parameters) == ["decay.step", "decay.log"]
+
+    @pytest.mark.parametrize(
+        ("written", "message"),
+        [
+            ({"uniform": [1, 0]}, "Uniform: needs low < high, got low=1, high=0"),
+            ({"log_uniform": [0, 1]}, "LogUniform: a log scale needs low > 0, got low=0"),
+            ({"log_uniform": [1e-1, 1e-4]}, "LogUniform: needs low < high"),
+            ({"range": [5, 5]}, "Range: needs low < high, got low=5, high=5; for a single value use Constant"),
+            ({"range": [1, 5], "step": 0}, "Range: step must be a finite number above 0, got 0"),
+            ({"range": [1, 5], "step": "a"}, "Range: step must be a finite number above 0, got 'a'"),
+            ({"normal": [0, 0]}, "Normal: std must be"),
+            ({"choice": []}, "Choice: needs at least one value, got an empty list"),
+            ({"choice": 5}, "Choice: needs a list of values, got 5"),
+            ({"choice": ["a", "a"]}, "Choice: "),
+            ({"uniform": [0, float("nan")]}, "Uniform: high must be a finite number, got nan"),
+            ({"uniform": ["a", 1]}, "Uniform: low must be a finite number, got 'a'"),
+            ({"uniform": [1]}, "uniform takes a list of two numbers, got [1]"),
+            ({"uniform": 3}, "uniform takes a list of two numbers, got 3"),
+            ({"range": [1, 2, 3]}, "range takes a list of two numbers, got [1, 2, 3]"),
+            ({"uniform": [0, 1], "choice": [1]}, "is of one kind, got choice and uniform"),
+            ({"uniform": [0, 1], "step": 1}, "unknown key 'step' beside uniform; known: when"),
+            (
+                {"range": [0, 9], "stp": 1},
+                "unknown key 'stp' beside range; did you mean 'step'?",
+            ),
+            (
+                {"log_unifrm": [1, 2]},
+                "unknown kind of parameter 'log_unifrm'; did you mean 'log_uniform'?",
+            ),
+            ({"rnge": [1, 2], "step": 1}, "unknown kind of parameter 'rnge'; did you mean 'range'?"),
+            ({"constnt": 3, "when": {"y": 1}}, "unknown kind of parameter 'constnt'; did you mean 'constant'?"),
+            ({"when": {"y": 1}}, "unknown kind of parameter ''; known: choice"),
+        ],
+    )
+    def test_a_mistake_is_named_with_its_parameter(self, written: Any, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_space({"group": {"x": written}, "y": {"choice": [1, 2]}})
+        assert str(caught.value).startswith(f"search_space.group.x: {message}")
+        assert isinstance(caught.value, FieldError)
+        assert caught.value.path == ("search_space", "group", "x")
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            ({}, "search_space: needs at least one parameter"),
+            ({"group": {}}, "parameter 'group': an empty mapping holds no parameters"),
+            ({"a": {"b": 1}, "a.b": 2}, "parameter 'a.b' is defined twice"),
+            ({"a": 1, "a.b": 2}, "parameter 'a.b': 'a' is a parameter itself"),
+            ({"a..b": 1}, "parameter 'a..b': a name is one or more words joined by single dots"),
+            ({1: {"uniform": [0, 1]}}, "names are strings, got 1; put it in quotes"),
+            ({"a": {True: {"uniform": [0, 1]}}}, "names are strings, got True; put it in quotes"),
+            ({"x": {"constant": 1, "when": {"kin": 1}}, "kind": {"choice": [1, 2]}}, "did you mean 'kind'?"),
+            ({"x": {"constant": 1, "when": {"lr": 0.5}}, "lr": {"uniform": [0, 1]}}, "'lr', which is continuous"),
+            ({"x": {"constant": 1, "when": {"kind": "c"}}, "kind": {"choice": ["a", "b"]}}, "'kind' is never 'c'"),
+            (
+                {
+                    "a": {"choice": [1, 2], "when": {"b": 1}},
+                    "b": {"choice": [1, 2], "when": {"a": 1}},
+                },
+                "conditions form a circle",
+            ),
+        ],
+    )
+    def test_a_space_that_makes_no_sense_is_refused(self, space: dict[Any, Any], message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_space(space)
+        assert str(caught.value).startswith("search_space")
+        assert message in str(caught.value)
+
+
+class TestStrategy:
+    @pytest.mark.parametrize("name", registry.names("optimizers"))
+    def test_the_short_form_names_an_optimizer(self, name: str) -> None:
+        assert parse_strategy(name) == Strategy(optimizer=name)
+
+    @pytest.mark.parametrize("name", registry.names("schedulers"))
+    def test_or_a_scheduler(self, name: str) -> None:
+        assert parse_strategy(name) == Strategy(scheduler=name)
+
+    def test_the_long_form_has_options(self) -> None:
+        config = config_of(strategy={"optimizer": "grid", "optimizer_options": {"levels": 3}})
+        assert config.strategy == Strategy(optimizer="grid", optimizer_options={"levels": 3})
+
+    @pytest.mark.parametrize(
+        ("strategy", "message"),
+        [
+            (
+                "randon",
+                "strategy: there is no strategy 'randon'; did you mean 'random'? known: fifo, grid,",
+            ),
+            ("", "strategy: there is no strategy ''; known:"),
+            ({"optimizer": "grd"}, "strategy: there is no optimizer 'grd'; did you mean 'grid'?"),
+            ({"scheduler": "lifo"}, "strategy: there is no scheduler 'lifo'; did you mean 'fifo'?"),
+            ({"optimizer": "grid", "optimizer_options": {"level": 3}}, "strategy: grid does not take these options"),
+            ({"optimizer": "grid", "optimizer_options": {"levels": 0}}, "strategy: grid needs levels to be an integer"),
+        ],
+    )
+    def test_an_unknown_one_is_answered_with_the_closest_known(self, strategy: Any, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            config_of(strategy=strategy)
+        assert str(caught.value).startswith(message)
+
+
+class TestCommand:
+    def test_one_line_is_split_as_a_shell_does(self) -> None:
+        assert parse_command("command", "python 'my train.py' --lr={lr}") == ["python", "my train.py", "--lr={lr}"]
+
+    def test_a_list_stays_as_it_is(self) -> None:
+        assert parse_command("command", ["a b", "c"]) == ["a b", "c"]
+
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            ("", "command: needs a program to run, got nothing"),
+            ("   ", "command: needs a program to run, got nothing"),
+            ([], "command: needs a program to run, got nothing"),
+            ("echo 'x", 'command: no closing quotation, got "echo \'x"'),
+            ("echo \\", "command: no escaped character, got 'echo \\\\'"),
+        ],
+    )
+    def test_what_is_no_command_is_refused(self, command: Any, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_command("command", command)
+        assert str(caught.value) == message
+
+    @pytest.mark.parametrize("regex", [None, r"(?P<accuracy>\d+)", r"(\w+)=(\d+)", r"(?P<a>\d)(x)?"])
+    def test_a_pattern_that_can_find_metrics_is_taken(self, regex: str | None) -> None:
+        check_metrics(MetricsSource(regex=regex))
+
+    @pytest.mark.parametrize("regex", ["", "accuracy", r"accuracy=(\d+)", r"(a)(b)(c)"])
+    def test_a_pattern_that_names_no_metric_is_refused(self, regex: str) -> None:
+        with pytest.raises(ConfigError, match=r"^metrics.regex: needs groups named like metrics"):
+            check_metrics(MetricsSource(regex=regex))
+
+    def test_a_broken_pattern_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"^metrics.regex: is no regular expression: .*, got '\('"):
+            check_metrics(MetricsSource(regex="("))
+
+
+class TestConfig:
+    def test_defaults_become_the_values_that_will_be_used(self) -> None:
+        config = config_of()
+        assert config.max_parallel == len(os.sched_getaffinity(0))
+        assert 0 <= config.seed < 2**32
+        assert (config.max_trials, config.budget_hours, config.grace_s) == (None, None, 10.0)
+        assert (config.directory, config.working_directory) == ("/files", "/code")
+
+    def test_jobs_with_many_cpus_leave_room_for_fewer(self) -> None:
+        assert config_of(resources={"cpus": 10_000}).max_parallel == 1
+
+    def test_a_sweep_goes_on_whatever_became_of_its_limits_and_seed(self) -> None:
+        first = config_of(seed=1, max_trials=3, max_parallel=1, grace_s=1)
+        assert is_same_experiment(first, config_of(seed=2, max_trials=9, budget_hours=3, max_hours=1))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"search_space": {"lr": {"uniform": [0, 2]}}},
+            {"metric": "loss"},
+            {"direction": "minimize"},
+            {"strategy": "grid"},
+            {"isolation": "reuse"},
+            {"target": CommandTarget(argv=["false"])},
+            {"evaluate": COMMAND},
+        ],
+    )
+    def test_another_experiment_is_another_sweep(self, change: dict[str, Any]) -> None:
+        assert not is_same_experiment(config_of(), config_of(**change))
+
+    def test_a_function_is_the_same_however_its_pickle_differs(self) -> None:
+        pickles = [PickledTarget(name="train", path=f"/{sha}.pkl", sha256=sha) for sha in ("a", "b")]
+        assert is_same_experiment(config_of(pickles[0]), config_of(pickles[1]))
+        other = FunctionTarget(module="m", name="other")
+        assert not is_same_experiment(config_of(pickles[0]), config_of(other))
