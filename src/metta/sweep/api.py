@@ -104,7 +104,7 @@ class Sweep:
         if is_importing():
             raise SweepRunReached
         from metta.sweep.display.progress import run_with_progress
-        from metta.sweep.launch import launch
+        from metta.sweep.launch import check, launch
         from metta.sweep.stores import open_store, store_url
 
         overrides = {
@@ -114,9 +114,11 @@ class Sweep:
             "strategy": strategy,
             "seed": seed,
         }
+        definition = self.definition(overrides)
+        check(definition)
         opened = open_store(store_url(store), create=True)
         try:
-            launched = launch(opened, self.definition(overrides))
+            launched = launch(opened, definition)
             state = run_with_progress(opened, launched, show=progress)
             sweep = state.sweep
             return SweepResult(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from metta.sweep.agent.command import check_placeholders
+from metta.sweep.agent.command import check_metrics_file, check_placeholders
 from metta.sweep.clock import SystemClock
-from metta.sweep.config import LIMITS, Settings, build_config, is_same_experiment, parse_space
+from metta.sweep.config import LIMITS, Settings, build_config, is_same_experiment
 from metta.sweep.controller.controller import SweepController
 from metta.sweep.controller.lease import is_controlled
 from metta.sweep.dispatchers.local import LocalDispatcher
-from metta.sweep.errors import LeaseHeldError, TargetError
+from metta.sweep.errors import LeaseHeldError, SweepError, TargetError
 from metta.sweep.model.events import SweepCreated, SweepStopRequested, new_event
 from metta.sweep.model.ids import new_sweep_id
 from metta.sweep.model.state import SweepState
@@ -50,6 +52,15 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool
     #: Limits that differ from those it had.
     changes: dict[str, Any] = {}
+
+
+def check(definition: Definition) -> None:
+    """Refuse what cannot be swept, before there is a store or a folder for it.
+
+    Raises:
+        UsageError: the definition is not valid.
+    """
+    _configure(definition, definition.settings.name or definition.default_name, Path())
 
 
 def launch(store: Store, definition: Definition) -> Launched:
@@ -112,20 +123,28 @@ def _refuse_controlled(store: Store, sweep: SweepMetadata) -> None:
 
 
 def _configure(definition: Definition, name: str, directory: Path) -> SweepConfig:
-    def described(target: Any, field: str) -> Target:
-        if isinstance(target, CommandTarget):
-            check_placeholders(field, target.argv, parse_space(definition.settings.search_space).parameters)
-            return target
-        return describe_function(target, directory)[0]
+    def described(target: Any) -> Target:
+        return target if isinstance(target, CommandTarget) else describe_function(target, directory)[0]
 
-    return build_config(
+    config = build_config(
         definition.settings,
         name=name,
-        target=described(definition.target, "command"),
-        evaluate=None if definition.evaluate is None else described(definition.evaluate, "evaluate"),
+        target=described(definition.target),
+        evaluate=None if definition.evaluate is None else described(definition.evaluate),
         directory=directory,
         working_directory=definition.working_directory,
     )
+    _check_commands(config)
+    return config
+
+
+def _check_commands(config: SweepConfig) -> None:
+    is_shared = config.max_parallel > 1 or config.evaluate is not None
+    for field, target in (("command", config.target), ("evaluate", config.evaluate)):
+        if isinstance(target, CommandTarget):
+            check_placeholders(field, target.argv, config.search_space.parameters)
+            if target.metrics.file is not None:
+                check_metrics_file(target.metrics.file, config.search_space, is_shared=is_shared)
 
 
 def _create(store: Store, sweep_id: str, config: SweepConfig, definition: Definition) -> SweepMetadata:
@@ -134,15 +153,28 @@ def _create(store: Store, sweep_id: str, config: SweepConfig, definition: Defini
         directory.mkdir(parents=True)
     except OSError as error:
         raise TargetError(f"the sweep's folder {directory} cannot be made: {error.strerror}") from error
+    try:
+        _save_functions(definition, directory)
+        now = SystemClock().now()
+        store.append([new_event(SweepCreated(config=config), sweep_id=sweep_id, at=now, actor="user")])
+    except SweepError:
+        # Its name is taken, say, or the disk is full: nothing of a sweep that never was stays behind.
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    [sweep] = store.fetch_sweeps(sweep_id)
+    return sweep
+
+
+def _save_functions(definition: Definition, directory: Path) -> None:
+    """Write down the functions that jobs cannot import."""
     for target in (definition.target, definition.evaluate):
         if target is not None and not isinstance(target, CommandTarget):
             described, blob = describe_function(target, directory)
             if isinstance(described, PickledTarget):
-                Path(described.path).write_bytes(blob)
-    now = SystemClock().now()
-    store.append([new_event(SweepCreated(config=config), sweep_id=sweep_id, at=now, actor="user")])
-    [sweep] = store.fetch_sweeps(sweep_id)
-    return sweep
+                try:
+                    Path(described.path).write_bytes(blob)
+                except OSError as error:
+                    raise TargetError(f"the function cannot be saved in {directory}: {error.strerror}") from error
 
 
 def files_directory(store_url: str) -> Path:
@@ -162,7 +194,7 @@ def describe_function(function: Callable[..., Any], directory: Path) -> tuple[Ta
     if module is not None and file is not None and _is_reachable(module, function):
         is_package_member = "." in module.__name__ and module.__name__ != "__main__"
         where = module.__name__ if is_package_member else str(Path(file).absolute())
-        return FunctionTarget(module=where, name=function.__qualname__), b""
+        return FunctionTarget(module=where, name=function.__qualname__, import_path=_import_path()), b""
     return _pickled(function, directory)
 
 
@@ -187,7 +219,14 @@ def _pickled(function: Callable[..., Any], directory: Path) -> tuple[PickledTarg
         ) from error
     digest = hashlib.sha256(blob).hexdigest()
     path = directory / f"function-{digest[:12]}.pkl"
-    return PickledTarget(name=name, path=str(path), sha256=digest), blob
+    return PickledTarget(name=name, path=str(path), sha256=digest, import_path=_import_path()), blob
+
+
+def _import_path() -> list[str]:
+    """Folders that this process imports from and another one of the same Python would not, such as the script's."""
+    common = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders = [Path(folder).absolute() for folder in sys.path]
+    return [str(folder) for folder in folders if folder.is_dir() and not any(map(folder.is_relative_to, common))]
 
 
 def drive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 from metta.sweep.errors import ConfigError, MetricError, did_you_mean
 from metta.sweep.model.metrics import checked
+from metta.sweep.model.space import SearchSpace
 from metta.sweep.model.sweep import MetricsSource
 
 #: `{name}` stands for a parameter, `{{` and `}}` for braces.
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.]*)\}")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w.-]*)\}")
 #: An argument of its own: all active parameters as `--name=value`.
 ALL_ARGUMENTS = "{args}"
 #: Placeholders that every command may use besides the parameters.
@@ -33,6 +35,27 @@ def check_placeholders(field: str, arguments: Iterable[str], names: Iterable[str
                     f"{field}: {argument!r} names {name!r}, which is no parameter; write {{{{ and }}}} for braces; "
                     f"{did_you_mean(name, known)}"
                 )
+
+
+def check_metrics_file(file: str, space: SearchSpace, *, is_shared: bool) -> None:
+    """Raise ConfigError when not every run would have a metrics file of its own, by a name that it can tell.
+
+    Args:
+        file: The name, with placeholders.
+        space: The parameters.
+        is_shared: Whether several jobs run at a time.
+    """
+    field = "metrics.file"
+    check_placeholders(field, [file], space.parameters)
+    named = {match[1] for match in _PLACEHOLDER.finditer(file) if match[1]}
+    for name in named & space.parameters.keys():
+        if space.parameters[name].when:
+            raise ConfigError(f"{field}: {file!r} names {name!r}, a parameter that not every run has")
+    if is_shared and not named.intersection(RUN_PLACEHOLDERS):
+        raise ConfigError(
+            f"{field}: {file!r} is one file for runs that go on at the same time; "
+            "put {run_id} or {run_directory} into its name, or set max_parallel to 1"
+        )
 
 
 def arguments_for(
@@ -68,6 +91,8 @@ def _text(value: Any) -> str:
 class MetricsTail:
     """Follows the files that a command writes and finds the metrics in what was added.
 
+    Make it before the command starts: what a metrics file holds by then is not the command's.
+
     Args:
         source: What to look for.
         log: The job's log (standard output and error).
@@ -77,10 +102,10 @@ class MetricsTail:
 
     def __init__(self, source: MetricsSource, log: Path, directory: Path, values: Mapping[str, Any]) -> None:
         parse_json = source.stdout == "json" or (source.regex is None and source.file is None)
-        self._pattern = re.compile(source.regex) if source.regex else None
+        pattern = re.compile(source.regex) if source.regex else None
         self._followed: list[_Followed] = []
-        if parse_json or self._pattern is not None:
-            self._followed.append(_Followed(log, parse_json, self._pattern))
+        if parse_json or pattern is not None:
+            self._followed.append(_Followed(log, parse_json, pattern))
         if source.file is not None:
             self._followed.append(_Followed(directory / _fill(source.file, values), True, None))
 
@@ -88,7 +113,7 @@ class MetricsTail:
         """Metrics added since the last call; with `final`, also those of a last line without an end.
 
         Raises:
-            MetricError: a line holds a metric that is no finite number.
+            MetricError: a line holds a metric that is no finite number, or the metrics file cannot be read.
         """
         for followed in self._followed:
             yield from followed.read(final=final)
@@ -99,43 +124,77 @@ class _Followed:
         self._path = path
         self._parse_json = parse_json
         self._pattern = pattern
-        self._offset = 0
+        before = self._stat()
+        #: Which file, its length and when it was written, as of before the command started.
+        self._before = _signature(before)
+        self._inode = before.st_ino if before else None
+        self._offset = before.st_size if before else 0
         self._rest = b""
-        self._found = False
+        self._last: dict[str, float] = {}
 
     def read(self, *, final: bool) -> Iterator[dict[str, float]]:
+        stat = self._stat()
+        if stat is None or _signature(stat) == self._before:
+            return
+        if stat.st_size < self._offset or stat.st_ino != self._inode:
+            # Written anew rather than added to.
+            self._inode, self._offset, self._rest = stat.st_ino, 0, b""
         while True:
-            try:
-                with self._path.open("rb") as stream:
-                    stream.seek(self._offset)
-                    chunk = stream.read(_CHUNK_BYTES)
-            except FileNotFoundError:
-                return
+            chunk = self._read(self._offset, _CHUNK_BYTES)
             self._offset += len(chunk)
             *lines, self._rest = (self._rest + chunk).split(b"\n")
-            if final and len(chunk) < _CHUNK_BYTES:
-                lines.append(self._rest)
-                self._rest = b""
             for line in lines:
-                if metrics := self._parse(line.decode(errors="replace").strip()):
-                    self._found = True
-                    yield metrics
+                yield from self._found(line)
             if not final or len(chunk) < _CHUNK_BYTES:
                 break
-        if final and not self._found and self._offset <= _CHUNK_BYTES:
-            # One object over several lines, as `json.dump(..., indent=2)` writes it.
-            yield from filter(None, [self._parse(self._path.read_text(errors="replace").strip())])
+        if final:
+            yield from self._read_end()
+
+    def _read_end(self) -> Iterator[dict[str, float]]:
+        """What is left at the end: a line without a newline, or a file that is one JSON object.
+
+        Such an object may have several lines, as `json.dump(..., indent=2)` writes them, and may have been written over
+        an earlier one of the same length.
+        """
+        whole = self._read(0, _CHUNK_BYTES) if self._parse_json and self._offset <= _CHUNK_BYTES else b""
+        if metrics := _parse_object(whole.decode(errors="replace").strip()):
+            if metrics != self._last:
+                yield metrics
+        else:
+            yield from self._found(self._rest)
+
+    def _stat(self) -> os.stat_result | None:
+        try:
+            return self._path.stat()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _read(self, start: int, size: int) -> bytes:
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(start)
+                return stream.read(size)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> MetricError:
+        return MetricError(f"metrics cannot be read from {self._path}: {getattr(error, 'strerror', None) or error}")
+
+    def _found(self, line: bytes) -> Iterator[dict[str, float]]:
+        if metrics := self._parse(line.decode(errors="replace").rstrip()):
+            self._last = metrics
+            yield metrics
 
     def _parse(self, line: str) -> dict[str, float] | None:
-        if self._parse_json and line.startswith("{"):
-            try:
-                found = json.loads(line)
-            except (json.JSONDecodeError, RecursionError):
-                return None  # a program may print braces that are no JSON
-            return _numbers(found) if isinstance(found, dict) else None
-        if self._pattern is not None:
-            return self._match(line)
-        return None
+        if self._parse_json:
+            *bars, text = line.split("\r")
+            # A progress bar on standard error has no end of line: what is printed next stands behind it.
+            found = _parse_object(text[text.find("{") :] if bars else text.lstrip())
+            if found is not None:
+                return found
+        return self._match(line) if self._pattern is not None else None
 
     def _match(self, line: str) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -143,6 +202,21 @@ class _Followed:
             pairs = match.groupdict() or {match[1]: match[2]}
             metrics |= {name: _number(name, text) for name, text in pairs.items() if text is not None}
         return checked(metrics)
+
+
+def _signature(stat: os.stat_result | None) -> tuple[int, int, int] | None:
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat else None
+
+
+def _parse_object(text: str) -> dict[str, float] | None:
+    """The numbers of a JSON object; None when the text is something else. Programs print other braces too."""
+    if not text.startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return _numbers(found) if isinstance(found, dict) else None
 
 
 def _numbers(found: dict[str, Any]) -> dict[str, float]:

@@ -83,6 +83,7 @@ def load_function(target: FunctionTarget | PickledTarget) -> Function:
     Raises:
         TargetError: it is not there, or not what the sweep was started with.
     """
+    sys.path[:0] = [folder for folder in target.import_path if folder not in sys.path]
     if isinstance(target, PickledTarget):
         return _unpickle(target)
     value: Any = import_target_module(target.module)

@@ -19,10 +19,13 @@ from metta.sweep.errors import MetricError, TargetError
 from metta.sweep.model.sweep import CommandTarget
 
 _decode = msgspec.json.Decoder(Assignment).decode
+#: Of what went wrong: exceptions may quote a whole tensor, and all of it is in the run's log.
+_LONGEST_REASON = 1000
 
 
 def serve(link: socket.socket, *, reuse: bool) -> None:
     """Work off assignments from the agent: one, or as many as come."""
+    process_id = os.getpid()
     for line in lines_of(link):
         assignment = _decode(line)
         if reuse:
@@ -30,6 +33,10 @@ def serve(link: socket.socket, *, reuse: bool) -> None:
         os.environ.update(assignment.env)
         error = _perform(assignment, link)
         _flush()
+        if os.getpid() != process_id:
+            os._exit(
+                0
+            )  # a child that the function forked came back from it; the parent's result is the one that counts
         link.sendall(encode_line(Finished(error=error)))
         if not reuse:
             return
@@ -56,6 +63,11 @@ def _flush() -> None:
 
 def _perform(assignment: Assignment, link: socket.socket) -> str | None:
     """Run the function; returns what went wrong, in one line."""
+    error = _call(assignment, link)
+    return error and f"{' '.join(error.split()):.{_LONGEST_REASON}}"
+
+
+def _call(assignment: Assignment, link: socket.socket) -> str | None:
     assert not isinstance(assignment.target, CommandTarget)
     current = session.Session(assignment.context, lambda metrics: link.sendall(encode_line(Measured(metrics=metrics))))
     session.enter(current)

@@ -43,7 +43,7 @@ def run(  # noqa: PLR0917 (one parameter an option)
     Ctrl-C once: start nothing new and let running jobs finish. Twice: cancel them.
     """
     from metta.sweep.display.progress import run_with_progress
-    from metta.sweep.launch import launch
+    from metta.sweep.launch import check, launch
 
     overrides: dict[str, Any] = {
         "name": name,
@@ -63,6 +63,7 @@ def run(  # noqa: PLR0917 (one parameter an option)
 
         assert target is not None
         definition = load_definition(target, given)
+        check(definition)
         opened = open_store(store_url(store), create=True)
         launched = launch(opened, definition)
     if detach:

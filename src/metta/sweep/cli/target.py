@@ -78,12 +78,22 @@ def _import(where: str) -> ModuleType:
             raise TargetError(f"target: {where!r} is neither a .py, .yaml or .toml file nor a module")
         sys.path.insert(0, os.getcwd())
         return importlib.import_module(where)
-    except SweepError:
-        raise
+    except SweepError as error:
+        place = _place_in(where, error)
+        if place is None:
+            raise
+        raise TargetError(f"{place}: {error}") from error
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.filename}:{last.lineno}"
         raise TargetError(f"target: {where} cannot be imported: {type(error).__name__}: {error} ({place})") from error
+
+
+def _place_in(file: str, error: SweepError) -> str | None:
+    """`file:line` of the statement that was refused, if it is one of the file's."""
+    path = str(Path(file).absolute())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{file}:{lines[-1]}" if lines else None
 
 
 def _find_sweep(module: ModuleType, where: str, name: str | None) -> Sweep:

@@ -34,6 +34,10 @@ def _checked_value(name: str, value: Any) -> float:
             raise MetricError(f"metric {name!r} must be one number, got {type(value).__name__} of several") from None
     if not isinstance(value, int | float):
         raise MetricError(f"metric {name!r} must be a number, got {type(value).__name__}: {value!r:.80}")
-    if not math.isfinite(value):
-        raise MetricError(f"metric {name!r} is {value}; only finite numbers can be compared")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the largest float
+        number = math.inf
+    if not math.isfinite(number):
+        raise MetricError(f"metric {name!r} is {number}; only finite numbers can be compared")
+    return number

@@ -18,6 +18,8 @@ class FunctionTarget(msgspec.Struct, frozen=True, kw_only=True, tag="function"):
     module: str
     #: The function's name in it, with dots inside classes.
     name: str
+    #: Folders that modules are imported from, those that every Python process has aside.
+    import_path: list[str] = []
 
 
 class PickledTarget(msgspec.Struct, frozen=True, kw_only=True, tag="pickle"):
@@ -27,6 +29,8 @@ class PickledTarget(msgspec.Struct, frozen=True, kw_only=True, tag="pickle"):
     #: The cloudpickle file, beside the sweep's other files.
     path: str
     sha256: str
+    #: As of FunctionTarget.
+    import_path: list[str] = []
 
 
 class MetricsSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -129,19 +129,18 @@ class SqlStore:
     def _known_seqs(self, connection: Connection, events: Sequence[Event]) -> dict[str, int]:
         known: dict[str, int] = {}
         for ids in _pages([event_.id for event_ in events]):
-            query = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(ids))
-            known |= {row.id: row.seq for row in connection.execute(query)}
+            known |= {row.id: row.seq for row in connection.execute(_KNOWN_EVENTS, {"ids": ids})}
         return known
 
     def _partial_state(self, connection: Connection, sweep_id: str, events: Sequence[Event]) -> SweepState:
         """The state as far as the events can touch it: the sweep's totals and their runs."""
-        row = connection.execute(select(SWEEPS).where(SWEEPS.c.sweep_id == sweep_id)).one_or_none()
+        row = connection.execute(_SWEEP, {"its_sweep": sweep_id}).one_or_none()
         if row is None:
             return SweepState()
         runs: dict[str, RunInfo] = {}
         for run_ids in _pages(sorted({event_.run_id for event_ in events if event_.run_id is not None})):
-            query = select(RUNS.c.run_id, RUNS.c.info).where(RUNS.c.sweep_id == sweep_id, RUNS.c.run_id.in_(run_ids))
-            runs |= {row.run_id: _decode_run(row.info) for row in connection.execute(query)}
+            rows = connection.execute(_RUNS, {"its_sweep": sweep_id, "run_ids": run_ids})
+            runs |= {row.run_id: _decode_run(row.info) for row in rows}
         return SweepState(metadata=_metadata(row), runs=immutables.Map(runs))
 
     def _write_events(self, connection: Connection, events: Sequence[Event]) -> None:
@@ -159,19 +158,22 @@ class SqlStore:
             }
             for event in events
         ]
-        connection.execute(insert(EVENTS), rows)
+        connection.execute(_INSERT_EVENTS, rows)
 
     def _write_sweep(self, connection: Connection, before: SweepState, after: SweepState) -> None:
         sweep = after.sweep
         row: dict[str, Any] = {"seq": sweep.seq, "totals": _encode({name: getattr(sweep, name) for name in _TOTALS})}
+        is_new = before.metadata is None
         if before.metadata is None or before.metadata.config is not sweep.config:
             self._check_name(connection, sweep)
-            row |= {"name": sweep.config.name, "config": _encode(sweep.config)}
-        if before.metadata is None:
-            row |= {"sweep_id": sweep.sweep_id, "created_at": sweep.created_at}
-            connection.execute(insert(SWEEPS), [row])
-        else:
-            connection.execute(update(SWEEPS).where(SWEEPS.c.sweep_id == sweep.sweep_id).values(row))
+            config = {"name": sweep.config.name, "config": _encode(sweep.config)}
+            if is_new:
+                created = {"sweep_id": sweep.sweep_id, "created_at": sweep.created_at}
+                connection.execute(insert(SWEEPS), {**row, **config, **created})
+            else:
+                connection.execute(update(SWEEPS).where(SWEEPS.c.sweep_id == sweep.sweep_id).values(config))
+        if not is_new:
+            connection.execute(_UPDATE_SWEEP, {"its_sweep": sweep.sweep_id, **row})
 
     def _check_name(self, connection: Connection, sweep: SweepMetadata) -> None:
         query = select(SWEEPS.c.sweep_id).where(SWEEPS.c.name == sweep.config.name)
@@ -194,18 +196,15 @@ class SqlStore:
             else:
                 updates.append({"its_sweep": run.sweep_id, "its_run": run_id, **row})
         if inserts:
-            connection.execute(insert(RUNS), inserts)
+            connection.execute(_INSERT_RUNS, inserts)
         if updates:
             connection.execute(_UPDATE_RUN, updates)
 
     def read(self, sweep_id: str, after: int = 0, *, run_id: str | None = None) -> Iterator[Event]:
         """See `Store.read`."""
-        wanted = EVENTS.c.sweep_id == sweep_id
-        if run_id is not None:
-            wanted &= EVENTS.c.run_id == run_id
+        query = _EVENTS if run_id is None else _EVENTS.where(EVENTS.c.run_id == run_id)
         while True:
-            query = select(EVENTS).where(wanted, EVENTS.c.seq > after).order_by(EVENTS.c.seq).limit(_PAGE)
-            page = self._fetch(query)
+            page = self._fetch(query, {"its_sweep": sweep_id, "after": after})
             for row in page:
                 yield _event(row)
             if len(page) < _PAGE:
@@ -232,7 +231,7 @@ class SqlStore:
             look_s = min(look_s * 1.5, _LONGEST_LOOK_S)
 
     def _last_seq(self, sweep_id: str) -> int:
-        rows = self._fetch(select(SWEEPS.c.seq).where(SWEEPS.c.sweep_id == sweep_id))
+        rows = self._fetch(_LAST_SEQ, {"its_sweep": sweep_id})
         return int(rows[0].seq) if rows else 0
 
     # --------------------------------------------------------------------------------------------- projections
@@ -307,7 +306,7 @@ class SqlStore:
         return Lease(**rows[0]._mapping) if rows else None
 
     def _check_fence(self, connection: Connection, sweep_id: str, fence: int) -> None:
-        current = connection.execute(select(LEASES.c.fence).where(LEASES.c.sweep_id == sweep_id)).scalar_one_or_none()
+        current = connection.execute(_FENCE, {"its_sweep": sweep_id}).scalar_one_or_none()
         if current != fence:
             raise FencedError(f"sweep {sweep_id}: another controller took over (lease {current}, ours was {fence})")
 
@@ -338,9 +337,9 @@ class SqlStore:
         with self._write_lock, self._errors(), self._writer.begin():
             yield self._writer
 
-    def _fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
+    def _fetch(self, query: Select[Any], values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         with self._read_lock, self._errors():
-            return self._reader.execute(query).all()
+            return self._reader.execute(query, values).all()
 
     def _fetch_pragma(self, name: str) -> int:
         with self._read_lock, self._errors():
@@ -395,13 +394,34 @@ _ADVICE = {
     "malformed": "; restore a backup of it",
     "readonly": "; make it and its folder writable, or name another with --store",
     "unable to open": "; its folder must exist and be writable",
+    "disk I/O error": "; the disk is over its quota, gone or failing: mend that and resume; nothing written before is lost",
     "disk is full": "; free some space and resume the sweep: nothing written before is lost",
     "locked": f"; another process has kept it locked for {_LOCK_TIMEOUT_S:.0f} seconds",
 }
 
+# What runs for every batch is built once: for SQLAlchemy a statement costs more to build than to run.
+_THIS_SWEEP = bindparam("its_sweep")
+_KNOWN_EVENTS = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(bindparam("ids", expanding=True)))
+_EVENTS = (
+    select(EVENTS)
+    .where(EVENTS.c.sweep_id == _THIS_SWEEP, EVENTS.c.seq > bindparam("after"))
+    .order_by(EVENTS.c.seq)
+    .limit(_PAGE)
+)
+_SWEEP = select(SWEEPS).where(SWEEPS.c.sweep_id == _THIS_SWEEP)
+_LAST_SEQ = select(SWEEPS.c.seq).where(SWEEPS.c.sweep_id == _THIS_SWEEP)
+_FENCE = select(LEASES.c.fence).where(LEASES.c.sweep_id == _THIS_SWEEP)
+_RUNS = select(RUNS.c.run_id, RUNS.c.info).where(
+    RUNS.c.sweep_id == _THIS_SWEEP, RUNS.c.run_id.in_(bindparam("run_ids", expanding=True))
+)
+_INSERT_EVENTS = insert(EVENTS)
+_INSERT_RUNS = insert(RUNS)
+_UPDATE_SWEEP = (
+    update(SWEEPS).where(SWEEPS.c.sweep_id == _THIS_SWEEP).values(seq=bindparam("seq"), totals=bindparam("totals"))
+)
 _UPDATE_RUN = (
     update(RUNS)
-    .where(RUNS.c.sweep_id == bindparam("its_sweep"), RUNS.c.run_id == bindparam("its_run"))
+    .where(RUNS.c.sweep_id == _THIS_SWEEP, RUNS.c.run_id == bindparam("its_run"))
     .values(status=bindparam("status"), score=bindparam("score"), info=bindparam("info"))
 )
 
