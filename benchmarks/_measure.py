@@ -27,6 +27,8 @@ _IN_MEMORY = {"tmpfs", "ramfs"}
 
 def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The script's own options, and those that all have."""
+    # Some containers switch compiled files off; processes that start would then be measured compiling.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     parser.add_argument("--quick", action="store_true", help="a short version: rougher figures in a few seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     parser.add_argument(
@@ -172,5 +174,6 @@ def fdatasync_ms(folder: Path, times: int = 50) -> float:
 def measured_apart(script: str, *arguments: str) -> dict[str, float]:
     """What a script prints as JSON in a process of its own: nothing is warm there, and nothing else is in memory."""
     command = [sys.executable, script, *arguments]
+    begin = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return dict(json.loads(output))
+    return {**json.loads(output), "process_seconds": time.perf_counter() - begin}

@@ -7,14 +7,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from _measure import Report, parse_arguments, scratch_folder
 from _sweeps import SWEEP, write_sweep
-
 from metta.sweep.stores import STORE_VARIABLE, open_store
+
+
+class Process(NamedTuple):
+    """What one process took."""
+
+    wall_ms: float
+    #: Does not count what others do on a busy machine.
+    cpu_ms: float
 
 
 def main() -> None:
@@ -22,14 +30,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1_000, help="runs of the sweep that is shown (%(default)s)")
     options = parse_arguments(parser)
     rounds = 3 if options.quick else 15
+    report = Report(f"Whole processes, median of {rounds}; a finished sweep of {options.runs:,} runs")
     with scratch_folder(options.folder) as folder:
         url = f"sqlite:///{folder / 'sweeps.db'}"
         store = open_store(url, create=True)
         write_sweep(store, folder, options.runs)
         store.close()
         optuna_url = _optuna_study(folder, trials=20 if options.quick else 100)
-        times = _median_times(_commands(optuna_url), rounds, {STORE_VARIABLE: url})
-    _report(times, f"Whole processes, median of {rounds}; a finished sweep of {options.runs:,} runs", options)
+        _fill(report, _measure(_commands(optuna_url), rounds, {STORE_VARIABLE: url}))
+    report.finish(options.json, options.folder)
 
 
 def _commands(optuna_url: str) -> Mapping[str, Sequence[str]]:
@@ -71,60 +80,64 @@ def _optuna_study(folder: Path, trials: int) -> str:
     return url
 
 
-def _median_times(
+def _measure(
     commands: Mapping[str, Sequence[str]], rounds: int, environment: Mapping[str, str]
-) -> dict[str, float]:
-    """Milliseconds of each. All in turn, round after round, so that noise meets all alike; the first round warms up."""
-    run = _runner({**os.environ, **environment})
-    for command in commands.values():
-        run(command)
-    measured = [{name: run(command) for name, command in commands.items()} for _ in range(rounds)]
-    return {name: median(one[name] for one in measured) for name in commands}
+) -> dict[str, list[Process]]:
+    """All in turn, round after round, so that noise meets all alike; a first round warms up and is not counted."""
+    measured: dict[str, list[Process]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            process = _run(command, {**os.environ, **environment})
+            if number:
+                measured[name].append(process)
+    return measured
 
 
-def _runner(environment: Mapping[str, str]) -> Callable[[Sequence[str]], float]:
-    def run(command: Sequence[str]) -> float:
-        begin = time.perf_counter()
-        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        return (time.perf_counter() - begin) * 1e3
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> Process:
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}")
+    return Process((time.perf_counter() - begin) * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3)
 
-    return run
 
-
-def _report(times: Mapping[str, float], title: str, options: argparse.Namespace) -> None:
-    report = Report(title)
-    bare = times["bare"]
+def _fill(report: Report, measured: Mapping[str, Sequence[Process]]) -> None:
+    wall = {name: median(one.wall_ms for one in processes) for name, processes in measured.items()}
+    bare = wall["bare"]
     report.add(
         "import metta.sweep",
-        times["import"] - bare,
+        wall["import"] - bare,
         "ms",
         at_most=100,
         peer="import optuna:",
-        peer_value=times["import optuna"] - bare,
+        peer_value=wall["import optuna"] - bare,
         note=f"beyond a bare python, which takes {bare:.0f} ms",
     )
     report.add(
-        "from metta.sweep import LogUniform, ...",
-        times["names"] - bare,
+        "from metta.sweep import sweep, ...",
+        wall["names"] - bare,
         "ms",
+        at_most=100,
         peer="import optuna:",
-        peer_value=times["import optuna"] - bare,
-        note="the names that a training script uses, beyond a bare python",
+        peer_value=wall["import optuna"] - bare,
+        note="the names that a training script uses",
     )
     peers = {"best --top 5": "optuna best-trial", "list": "optuna studies"}
-    for name in ("status", "status --json", "best --top 5", "list", "list --json"):
+    for name in ("status", "status --json", "status --runs --json", "best --top 5", "list", "list --json", "--help"):
         peer = peers.get(name)
+        processor = median(one.cpu_ms for one in measured[name])
+        least = min(one.wall_ms for one in measured[name])
         report.add(
             f"metta sweep {name}",
-            times[name],
+            wall[name],
             "ms",
             at_most=400,
             peer=f"{peer}:" if peer else None,
-            peer_value=times[peer] if peer else None,
+            peer_value=wall[peer] if peer else None,
+            note=f"{processor:.0f} ms of processor; the fastest took {least:.0f} ms",
         )
-    report.add("metta sweep status --runs --json", times["status --runs --json"], "ms", note="every run of it")
-    report.add("metta sweep --help", times["--help"], "ms")
-    report.finish(options.json, options.folder)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class CommandLine:
             timeout=60,
             check=False,
         )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return Result(done.returncode, done.stdout.decode(errors="surrogateescape"), done.stderr.decode())
 
     def start(self, *arguments: str) -> Running:
         out, err = (self.folder / f"{len(self._started)}.{stream}" for stream in ("out", "err"))

@@ -11,6 +11,7 @@ import pytest
 from cli.command_line import TARGET, CommandLine
 from metta.sweep.model import ids
 from metta.sweep.model.run import JobStatus
+from metta.sweep.stores import open_store
 from metta.sweep.testing import run_events, sweep_created
 
 SWEEP_FILE = """\
@@ -80,13 +81,13 @@ MISBEHAVING = """
         (SWEEP_FILE.format(lr="{log_uniform: [0, 1]}"), [], "sweep.yaml:5: search_space.lr: .* got low=0; use"),
         (SWEEP_FILE.format(lr="{choice: []}"), [], "sweep.yaml:5: search_space.lr: Choice: needs at least one value"),
         (UNIFORM + "max_trails: 3\n", [], "sweep.yaml:6: max_trails: unknown key; did you mean 'max_trials'?"),
-        (UNIFORM.replace("{lr}", "{rl}"), [], "command: '--rl={rl}' names 'rl', which is no parameter; .*known: lr"),
+        (UNIFORM.replace("{lr}", "{rl}"), [], "command: '--lr={rl}' names 'rl', which is no parameter; .* lr"),
     ],
 )
 def test_a_sweep_file_that_cannot_be_is_refused(
     metta: CommandLine, text: str, options: list[str], message: str
 ) -> None:
-    metta.write("sweep.yaml", text.replace("--lr={rl}", "--rl={rl}"))
+    metta.write("sweep.yaml", text)
     before = metta.files()
     assert re.match(message, metta("run", "sweep.yaml", *options).error)
     assert metta.files() == before
@@ -97,7 +98,7 @@ def test_a_sweep_file_that_cannot_be_is_refused(
     [
         (TARGET.replace("LogUniform(1e-4, 1e-1)", "LogUniform(0, 1)"), r"train.py:6: LogUniform: .* needs low > 0"),
         (TARGET.replace("seed=7", "sede=7"), r"train.py:6: sede: unknown key; did you mean 'seed'\?"),
-        (TARGET.replace('"lr"', '"lr": 1, 2'), r"target: train.py cannot be imported: SyntaxError: .*"),
+        (TARGET.replace("(config):", "(config:"), "target: train.py cannot be imported: SyntaxError: .*"),
         (TARGET.replace("@sweep", "@(lambda **_: lambda function: function)"), "target: train.py has no function dec"),
     ],
 )
@@ -163,7 +164,12 @@ def test_a_second_controller_is_refused_while_the_first_is_at_work(metta: Comman
     first = metta.start_held()
     before = metta.latest().seq
     sweep_id = metta.latest().sweep_id
-    for again in (["train.py"], ["--resume", sweep_id], ["--resume", "train", "--max-trials", "9"], ["train.py", "--detach"]):
+    for again in (
+        ["train.py"],
+        ["--resume", sweep_id],
+        ["--resume", "train", "--max-trials", "9"],
+        ["train.py", "--detach"],
+    ):
         assert metta("run", *again).error.startswith(f"sweep {sweep_id}")
     assert "a controller is at work on it already" in metta("run", "train.py").error
     assert metta.latest().seq == before
@@ -175,14 +181,14 @@ def test_a_second_controller_is_refused_while_the_first_is_at_work(metta: Comman
 def test_a_name_is_given_once(metta: CommandLine) -> None:
     metta.write("train.py", TARGET)
     assert metta("run", "train.py", "--name", "mine", "--max-trials", "1").code == 0
-    before = metta.files(), metta.latest().seq
+    before = metta.latest().seq, metta.files()
     error = metta("run", "train.py", "--name", "mine", "--max-trials", "1").error
     sweep_id = metta.latest().sweep_id
     assert error == (
         f"name: sweep {sweep_id} is named 'mine'; "
         f"choose another --name, or go on with it: metta sweep run --resume {sweep_id}"
     )
-    assert (metta.files(), metta.latest().seq) == before
+    assert (metta.latest().seq, metta.files()) == before
 
 
 def test_ids_that_fit_nothing_or_too_much_are_refused(metta: CommandLine) -> None:
@@ -205,8 +211,6 @@ def test_ids_that_fit_nothing_or_too_much_are_refused(metta: CommandLine) -> Non
 
 
 def _create_two_sweeps(folder: Path) -> None:
-    from metta.sweep.stores import open_store
-
     store = open_store(str(folder / "sweeps.db"), create=True)
     store.append([sweep_created("46g3f", name="first")])
     store.append([run_events(index, sweep_id="46g3f")[0] for index in range(33)])

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from metta.sweep.agent.location import read_address
+from metta.sweep.errors import StoreError
 from metta.sweep.model.events import RunCompleted
 from metta.sweep.model.run import JobState, JobStatus, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
@@ -84,7 +85,7 @@ class World:
         if self._store is None and (self.folder / "sweeps.db").exists():
             try:
                 self._store = open_store(self.url)
-            except Exception:  # the controller is just creating it
+            except StoreError:  # the controller is just creating it
                 return False
         return self._store is not None and bool(self._store.fetch_sweeps())
 

@@ -113,7 +113,7 @@ def test_an_index_outside_is_refused(index):
 
 
 #: For lattices that would take for ever, and all memory, if they were made instead of counted.
-costs_nothing = pytest.mark.timeout(10)
+costs_nothing = pytest.mark.timeout(3)
 
 
 @costs_nothing

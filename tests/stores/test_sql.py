@@ -246,9 +246,13 @@ def test_the_url_leads_other_processes_to_the_same_file(
             assert [sweep.sweep_id for sweep in other.fetch_sweeps()] == [SWEEP]
 
 
-def test_options_of_the_url_reach_other_processes(path: Path) -> None:
-    with closing(open_store(f"sqlite:///{path}?synchronous=normal", create=True)) as store:
-        assert store.url == f"sqlite:///{path}?synchronous=normal"
+@pytest.mark.parametrize(("options", "level"), [("", 2), ("?synchronous=full", 2), ("?synchronous=normal", 1)])
+def test_the_url_says_how_careful_the_store_is_here_and_in_other_processes(
+    path: Path, options: str, level: int
+) -> None:
+    with closing(sql.SqlStore(f"sqlite:///{path}{options}", create=True)) as store:
+        assert store._writer.exec_driver_sql("PRAGMA synchronous").scalar() == level
+        assert store.url == f"sqlite:///{path}{options}"
 
 
 @pytest.mark.parametrize("url", ["postgresql://host/sweeps", "http://host", "sqlite3:///sweeps.db"])

@@ -25,6 +25,9 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
 
 
+_MISSING = object()
+
+
 class RunConfig(dict[str, Any]):
     """A configuration as the function to sweep receives it: nested where names have dots, and readable by dot path too.
 
@@ -36,13 +39,23 @@ class RunConfig(dict[str, Any]):
         """Nest a flat configuration."""
         return cls(nest(flat))
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: Any) -> Any:
         value: Any = self
-        for part in name.split("."):
+        for part in name.split(".") if isinstance(name, str) else [name]:
             if not isinstance(value, dict) or not dict.__contains__(value, part):
                 raise KeyError(name)
             value = dict.__getitem__(value, part)
         return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of that name or dot path, or else the default."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def __contains__(self, name: Any) -> bool:
+        return self.get(name, _MISSING) is not _MISSING
 
 
 class Session:

@@ -34,9 +34,7 @@ def serve(link: socket.socket, *, reuse: bool) -> None:
         error = _perform(assignment, link)
         _flush()
         if os.getpid() != process_id:
-            os._exit(
-                0
-            )  # a child that the function forked came back from it; the parent's result is the one that counts
+            os._exit(0)  # a child that the function forked has come back from it; the result is the parent's to tell
         link.sendall(encode_line(Finished(error=error)))
         if not reuse:
             return
@@ -71,10 +69,12 @@ def _call(assignment: Assignment, link: socket.socket) -> str | None:
     assert not isinstance(assignment.target, CommandTarget)
     current = session.Session(assignment.context, lambda metrics: link.sendall(encode_line(Measured(metrics=metrics))))
     session.enter(current)
+    process_id = os.getpid()
     try:
         function = load_function(assignment.target)
         result = function(session.RunConfig.of(assignment.config))
-        _report_result(current, assignment.target.name, result)
+        if os.getpid() == process_id:
+            _report_result(current, assignment.target.name, result)
     except SystemExit as error:
         traceback.print_exc()
         return f"called sys.exit({'' if error.code is None else repr(error.code)}) before it returned"

@@ -142,7 +142,8 @@ def best(
 
     title = f"best of {found.config.name} ({found.sweep_id}), {found.config.direction} {found.config.metric}"
     screen = console()
-    screen.print(runs_table(runs, found, screen, title=title))
+    screen.print(title, style="italic")
+    screen.print(runs_table(runs, found, screen))
 
 
 def schema() -> None:

@@ -119,7 +119,9 @@ class SweepController:
     def _is_done(self) -> bool:
         if self.state.sweep.status.ended:
             return True
-        return bool(self._stop_requests) and not open_jobs(self.state)
+        # The end of the last job may have been read while writing; its run still has to be judged.
+        is_considered = self._considered == self.state.seq
+        return bool(self._stop_requests) and not open_jobs(self.state) and is_considered
 
     def _started(self) -> Decision:
         body = ev.ControllerStarted(

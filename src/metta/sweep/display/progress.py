@@ -64,15 +64,16 @@ class Display:
 
     def observe(self, state: SweepState, events: Sequence[Event]) -> None:
         """Take in what happened."""
-        touched = {event.run_id for event in events if event.run_id is not None}
+        touched = dict.fromkeys(event.run_id for event in events if event.run_id is not None)
         known = {run.run_id for run in self._recent}
         ended = [state.runs[run_id] for run_id in touched if run_id not in state.unfinished and run_id not in known]
         # A controller that takes over reads the whole history at once; that is no news.
         is_history = self._state is EMPTY and len(ended) > _SHOWN
-        for run in sorted(ended, key=lambda run: run.ended_at or 0.0):
+        before = state.sweep.ended_count - len(ended)
+        for position, run in enumerate(sorted(ended, key=lambda run: run.ended_at or 0.0), start=before + 1):
             self._recent.append(run)
             if not self._screen.is_terminal and not is_history:
-                self._screen.print(_run_line(run, state.sweep), soft_wrap=True)
+                self._screen.print(_run_line(run, state.sweep, position), soft_wrap=True)
         self._state = state
 
     def render(self) -> RenderableType:
@@ -118,13 +119,13 @@ def _run_cells(run: RunInfo, sweep: SweepMetadata) -> tuple[RenderableType, ...]
     return run.run_id, status_text(run.status), score, duration(spent), note
 
 
-def _run_line(run: RunInfo, sweep: SweepMetadata) -> str:
+def _run_line(run: RunInfo, sweep: SweepMetadata, position: int) -> str:
     limit = f"/{sweep.config.max_trials}" if sweep.config.max_trials else ""
     result = (
         f"{sweep.config.metric}={number(run.score)}" if run.score is not None else "; ".join(run.failure_reasons[-1:])
     )
     best = "" if sweep.best_score is None else f" (best {number(sweep.best_score)}, {sweep.best_run_id})"
-    return f"[{sweep.ended_count}{limit}] {run.run_id} {run.status} {duration(run.cost)} {result}{best}"
+    return f"[{position}{limit}] {run.run_id} {run.status} {duration(run.cost)} {result}{best}"
 
 
 def _greeting(launched: Launched) -> str:

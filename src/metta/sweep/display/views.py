@@ -60,18 +60,18 @@ def status_text(status: JobStatus | SweepStatus) -> Text:
     return Text(status.value, style=STYLES.get(status, ""))
 
 
-def runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, screen: Console, *, title: str | None = None) -> Table:
+def runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, screen: Console) -> Table:
     """Runs, a line each; a column for each parameter where the screen is wide enough, else one for all of them."""
     names = sweep.config.search_space.dimensions
-    table = _runs_table(runs, sweep, names, title)
+    table = _runs_table(runs, sweep, names)
     unconstrained = screen.options.update(max_width=_PIPE_WIDTH)
     if screen.measure(table, options=unconstrained).maximum > screen.width:
-        return _runs_table(runs, sweep, None, title)
+        return _runs_table(runs, sweep, None)
     return table
 
 
-def _runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, names: Sequence[str] | None, title: str | None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def _runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, names: Sequence[str] | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "status"):
         table.add_column(heading, no_wrap=True)
     for heading in (sweep.config.metric, "cost"):

@@ -198,7 +198,6 @@ def new_event(
 
 
 def reasons_of(events: Iterable[Event]) -> list[str]:
-    """Why a run was created and its jobs started, as the deciders said it."""
-    return [
-        reason for event in events if isinstance(event.body, RunCreated | JobGranted) for reason in event.body.reasons
-    ]
+    """Why a run was created and its jobs started, as the deciders said it, each reason once."""
+    bodies = [event.body for event in events if isinstance(event.body, RunCreated | JobGranted)]
+    return list(dict.fromkeys(reason for body in bodies for reason in body.reasons))

@@ -13,7 +13,20 @@ from typing import Any
 import immutables
 import msgspec
 from msgspec.structs import replace
-from sqlalchemy import URL, Connection, Row, Select, bindparam, create_engine, event, insert, select, update
+from sqlalchemy import (
+    URL,
+    BindParameter,
+    Connection,
+    Row,
+    Select,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy import exc as sql_errors
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
@@ -394,13 +407,13 @@ _ADVICE = {
     "malformed": "; restore a backup of it",
     "readonly": "; make it and its folder writable, or name another with --store",
     "unable to open": "; its folder must exist and be writable",
-    "disk I/O error": "; the disk is over its quota, gone or failing: mend that and resume; nothing written before is lost",
+    "disk I/O error": "; the disk is over its quota, gone or failing: mend that and resume; what was written is safe",
     "disk is full": "; free some space and resume the sweep: nothing written before is lost",
     "locked": f"; another process has kept it locked for {_LOCK_TIMEOUT_S:.0f} seconds",
 }
 
 # What runs for every batch is built once: for SQLAlchemy a statement costs more to build than to run.
-_THIS_SWEEP = bindparam("its_sweep")
+_THIS_SWEEP: BindParameter[str] = bindparam("its_sweep", type_=String)
 _KNOWN_EVENTS = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(bindparam("ids", expanding=True)))
 _EVENTS = (
     select(EVENTS)

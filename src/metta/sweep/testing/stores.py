@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -165,17 +166,12 @@ class StoreContract:
         runs, reports = 4, 15
         store.append([sweep_created(), *(event for index in range(runs) for event in run_events(index)[:4])])
         with self.reopened(store) as other:
-            writers = [
-                threading.Thread(target=report, args=((store, other)[index % 2], index, reports))
-                for index in range(runs)
-            ]
+            with ThreadPoolExecutor(runs) as pool:
+                writers = [pool.submit(report, (store, other)[index % 2], index, reports) for index in range(runs)]
+                while not all(writer.done() for writer in writers):
+                    assert [run.index for run in store.fetch_runs(SWEEP)] == list(range(runs))
             for writer in writers:
-                writer.start()
-            while any(writer.is_alive() for writer in writers):
-                projections = store.fetch_runs(SWEEP)
-                assert [run.index for run in projections] == list(range(runs))
-            for writer in writers:
-                writer.join()
+                writer.result()
         state = projections_equal_fold(store)
         assert [state.runs[ids.run_id(SWEEP, index)].reports for index in range(runs)] == [reports] * runs
 
@@ -400,9 +396,10 @@ def is_legal(event: Event, state: SweepState) -> bool:
 
 
 def report(store: Store, index: int, times: int) -> None:
-    """Append as many reports to a run that is in training, one by one."""
+    """Append as many reports to a run that is in training, one by one, and see each as soon as it is written."""
     run_id = ids.run_id(SWEEP, index)
     job_id = ids.job_id(run_id, JobType.TRAIN, 1)
     for step in range(times):
         body = ev.MetricsReported(metrics={"reward": float(step)})
         store.append([new_event(body, sweep_id=SWEEP, at=START, actor="test", run_id=run_id, job_id=job_id)])
+        assert [run.reports for run in store.fetch_runs(SWEEP, run_ids=[run_id])] == [step + 1]
