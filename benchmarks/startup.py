@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,13 +95,17 @@ def _measure(
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> Process:
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}")
-    return Process((time.perf_counter() - begin) * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3)
+    with tempfile.TemporaryFile() as errors:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")
+            raise SystemExit(f"{' '.join(command)} ended with code {process.returncode}: {said}")
+    return Process(seconds * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3)
 
 
 def _fill(report: Report, measured: Mapping[str, Sequence[Process]]) -> None:

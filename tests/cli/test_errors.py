@@ -10,6 +10,7 @@ import pytest
 
 from cli.command_line import TARGET, CommandLine
 from metta.sweep.model import ids
+from metta.sweep.model.events import ControllerStarted
 from metta.sweep.model.run import JobStatus
 from metta.sweep.stores import open_store
 from metta.sweep.testing import run_events, sweep_created
@@ -162,7 +163,6 @@ def _may_mount() -> bool:
 
 def test_a_second_controller_is_refused_while_the_first_is_at_work(metta: CommandLine) -> None:
     first = metta.start_held()
-    before = metta.latest().seq
     sweep_id = metta.latest().sweep_id
     for again in (
         ["train.py"],
@@ -172,10 +172,12 @@ def test_a_second_controller_is_refused_while_the_first_is_at_work(metta: Comman
     ):
         assert metta("run", *again).error.startswith(f"sweep {sweep_id}")
     assert "a controller is at work on it already" in metta("run", "train.py").error
-    assert metta.latest().seq == before
+    assert len(metta.store.fetch_sweeps()) == 1
     metta.release()
     assert first.wait().code == 0
     assert len(metta.executions()) == 4
+    starts = [event for event in metta.store.read(sweep_id) if isinstance(event.body, ControllerStarted)]
+    assert (len(starts), metta.latest().config.max_trials) == (1, 4)
 
 
 def test_a_name_is_given_once(metta: CommandLine) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from cli.command_line import TARGET, CommandLine
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepStatus
@@ -31,6 +33,7 @@ def test_progress_goes_to_standard_error_and_the_result_to_standard_output(metta
     assert metta("status", "--json", "--store", "elsewhere.db", METTA_SWEEP_STORE="nowhere.db").json == shape
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_with_a_killed_sweep_and_starts_a_numbered_one_after_a_finished_one(
     metta: CommandLine,
 ) -> None:

@@ -32,8 +32,8 @@ from metta.sweep.model.sweep import CommandTarget, Strategy, SweepConfig, SweepS
 from metta.sweep.testing import ManualClock, sweep_config
 from metta.sweep.testing.sweeps import START, SWEEP
 
-THOROUGH = settings(max_examples=150, deadline=None)
-QUICK = settings(max_examples=60, deadline=None)
+THOROUGH = settings(max_examples=100, deadline=None)
+QUICK = settings(max_examples=40, deadline=None)
 HOUR = 3600.0
 
 SPACES = [

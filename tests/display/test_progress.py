@@ -12,7 +12,7 @@ from rich.console import Console
 
 from metta.sweep.display.progress import Display
 from metta.sweep.model import ids
-from metta.sweep.model.events import Event
+from metta.sweep.model.events import Event, RunCompleted, RunFailed
 from metta.sweep.model.space import Choice, LogUniform, SearchSpace
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.testing import run_events, sweep_created
@@ -91,7 +91,7 @@ def observed(batches: list[list[Event]]) -> list[str]:
 
 def test_elsewhere_each_run_that_ends_gets_a_plain_line() -> None:
     events = history(3, 1, max_trials=4)
-    ends = [index + 1 for index, event in enumerate(events) if event.run_id and event.body.__class__.__name__ in ENDS]
+    ends = [index + 1 for index, event in enumerate(events) if isinstance(event.body, RunCompleted | RunFailed)]
     batches = [events[start:end] for start, end in zip([0, *ends], [*ends, len(events)], strict=True)]
     first, second, third = (ids.run_id(SWEEP, index) for index in range(3))
     assert observed(batches) == [
@@ -106,4 +106,8 @@ def test_a_long_history_is_no_news() -> None:
     assert observed([events]) == []
 
 
-ENDS = {"RunCompleted", "RunFailed"}
+def test_runs_that_end_together_are_counted_one_by_one() -> None:
+    events = history(3, 0, max_trials=3)
+    assert [line.split()[:2] for line in observed([events])] == [
+        [f"[{index + 1}/3]", ids.run_id(SWEEP, index)] for index in range(3)
+    ]

@@ -18,7 +18,7 @@ from metta.sweep.testing.sweeps import sweep_config
 
 SAMPLERS = [RandomOptimizer, SobolOptimizer]
 sampler = pytest.mark.parametrize("new_sampler", SAMPLERS, ids=["random", "sobol"])
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=40, deadline=None)
 
 
 @st.composite

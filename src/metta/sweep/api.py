@@ -149,9 +149,9 @@ class Sweep:
 
 def _default_name(function: Callable[..., Any]) -> str:
     """The file's name for a script, the function's otherwise."""
-    file = getattr(sys.modules.get(function.__module__), "__file__", None)
-    if file is not None and "." not in function.__module__:
-        return Path(file).stem
+    file = Path(getattr(sys.modules.get(function.__module__), "__file__", None) or "")
+    if file.is_file() and "." not in function.__module__:
+        return file.stem
     return getattr(function, "__name__", "sweep").strip("<>")
 
 
@@ -179,7 +179,8 @@ def sweep(
     """
     if isinstance(settings.get("resources"), msgspec.Struct):
         settings["resources"] = msgspec.to_builtins(settings["resources"])
-    checked = parse_settings({"search_space": dict(search_space), "metric": metric, "direction": direction, **settings})
+    space = dict(search_space) if isinstance(search_space, Mapping) else search_space
+    checked = parse_settings({"search_space": space, "metric": metric, "direction": direction, **settings})
     parse_space(checked.search_space)
 
     def decorate(function: Callable[..., Any]) -> Sweep:

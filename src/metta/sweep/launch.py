@@ -190,12 +190,18 @@ def describe_function(function: Callable[..., Any], directory: Path) -> tuple[Ta
         TargetError: it can neither be imported nor pickled.
     """
     module = sys.modules.get(function.__module__)
-    file = getattr(module, "__file__", None)
-    if module is not None and file is not None and _is_reachable(module, function):
-        is_package_member = "." in module.__name__ and module.__name__ != "__main__"
-        where = module.__name__ if is_package_member else str(Path(file).absolute())
+    if module is not None and _is_reachable(module, function) and (where := _address(module)) is not None:
         return FunctionTarget(module=where, name=function.__qualname__, import_path=_import_path()), b""
     return _pickled(function, directory)
+
+
+def _address(module: Any) -> str | None:
+    """How another process imports the module; None when it can't: a notebook, `python -c`, standard input."""
+    spec = getattr(module, "__spec__", None)  # in `__main__` only where Python was started with -m
+    if spec is not None and "." in spec.name:
+        return str(spec.name)
+    file = getattr(module, "__file__", None) or ""
+    return str(Path(file).absolute()) if file.endswith(".py") else None
 
 
 def _is_reachable(module: Any, function: Callable[..., Any]) -> bool:
@@ -262,11 +268,13 @@ def request_stop(store: Store, sweep: SweepMetadata, reason: str) -> SweepMetada
     clock = SystemClock()
     event = new_event(SweepStopRequested(reason=reason), sweep_id=sweep.sweep_id, at=clock.now(), actor="user")
     [event] = store.append([event])
+    seq = event.seq
     while is_controlled(store, sweep.sweep_id, clock.now()):
-        store.wait_for_change(sweep.sweep_id, event.seq, _LOOK_AGAIN_S)
+        store.wait_for_change(sweep.sweep_id, seq, _LOOK_AGAIN_S)
         [current] = store.fetch_sweeps(sweep.sweep_id)
         if current.status.ended:
             return current
+        seq = current.seq
     return drive(store, sweep, resume=False).sweep
 
 

@@ -11,8 +11,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,17 +20,16 @@ import msgspec
 
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.command import MetricsTail, arguments_for
-from metta.sweep.agent.forkserver import PACKET_BYTES
+from metta.sweep.agent.forkserver_process import ForkServerProcess
 from metta.sweep.agent.gpus import visible_gpus
 from metta.sweep.agent.recorder import Recorder
 from metta.sweep.agent.supervision import Job, Worker
-from metta.sweep.errors import MetricError
+from metta.sweep.errors import MetricError, StoreError
 from metta.sweep.model import events as ev
 from metta.sweep.model.run import JobDefinition, JobType, Outcome
 from metta.sweep.model.sweep import CommandTarget, SweepMetadata, Target
 from metta.sweep.protocols import Clock, Heartbeat, Store
 from metta.sweep.session import RunContext
-from metta.sweep.stores import STORE_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -43,22 +40,11 @@ _IDLE_EXIT_S = 15.0
 _TAIL_EVERY_S = 0.2
 #: Ids of ended jobs kept, so that a job offered twice around its end is not run twice.
 _REMEMBERED = 4096
-#: Numerical libraries start a thread a core each; parallel jobs would then thrash.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
 #: A fork server that keeps dying (its imports exhaust memory, say) is not started more often than this in one agent's
 #: life.
 _MOST_RESTARTS = 5
 
 _decode_request = msgspec.json.Decoder(msg.Request).decode
-_decode_fork_reply = msgspec.json.Decoder(msg.ForkReply).decode
 _decode_job_message = msgspec.json.Decoder(msg.JobMessage).decode
 
 
@@ -117,7 +103,6 @@ class Agent:
                 await self._recorder.drain()
                 recording.cancel()
                 self._forkserver.close()
-                self._forkserver_process.wait()
 
     def _is_useless(self) -> bool:
         if self._jobs or self._recorder.busy:
@@ -143,7 +128,10 @@ class Agent:
             beat = Heartbeat(
                 sweep_id=self._sweep_id, host=self._host, pid=os.getpid(), at=self._clock.now(), jobs=len(self._jobs)
             )
-            await asyncio.to_thread(self._store.beat, beat)
+            try:
+                await asyncio.to_thread(self._store.beat, beat)
+            except StoreError as error:
+                logger.warning("no heartbeat, the store is away: %s", error)
             await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     # --------------------------------------------------------------------------------------------- controllers
@@ -269,7 +257,7 @@ class Agent:
             argv=argv,
             reuse=reuse,
         )
-        self._send_to_forkserver(request, [theirs] if theirs is not None else [])
+        self._forkserver.send(request, link=theirs)
         if theirs is not None:
             theirs.close()
         return worker
@@ -340,7 +328,7 @@ class Agent:
     def _signal(self, job: Job, number: signal.Signals) -> None:
         for worker in self._workers.values():
             if worker.job is job:
-                self._send_to_forkserver(msg.Signal(key=worker.key, signal=number))
+                self._forkserver.send(msg.Signal(key=worker.key, signal=number))
 
     def _on_job_message(self, worker: Worker) -> None:
         assert worker.link is not None
@@ -398,73 +386,27 @@ class Agent:
     # --------------------------------------------------------------------------------------------- fork server
 
     def _start_forkserver(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_BYTES)
-        threads = str(max(1, self._config.resources.cpus))
-        environment = {name: value for name, value in os.environ.items() if name != STORE_VARIABLE}
-        environment |= dict.fromkeys(_THREAD_VARIABLES, threads)
-        # Logs are followed while the job runs, so a Python command should not hold its output back.
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-        if not environment.keys() & {"VIRTUAL_ENV", "CONDA_PREFIX"}:
-            # Called as `.venv/bin/metta` with no environment activated: a command's `python` should be that one's too.
-            environment["PATH"] = os.pathsep.join(
-                [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
-            )
-        self._forkserver_process = subprocess.Popen(
-            [sys.executable, "-m", "metta.sweep.agent.forkserver", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            cwd=self._config.working_directory,
-        )
-        theirs.close()
-        self._forkserver = ours
-        targets = [target for target in (self._config.target, self._config.evaluate) if target is not None]
-        self._send_to_forkserver(msg.Prepare(targets=targets))
-        ours.setblocking(False)
-        self._loop.add_reader(ours, self._on_forkserver)
+        self._forkserver = ForkServerProcess(self._config, self._loop, self._on_fork_reply, self._on_forkserver_death)
 
-    def _send_to_forkserver(self, request: msg.ForkRequest, sockets: list[socket.socket] | None = None) -> None:
-        self._forkserver.setblocking(True)
-        try:
-            socket.send_fds(self._forkserver, [msgspec.json.encode(request)], [end.fileno() for end in sockets or []])
-        except ConnectionError:
-            logger.warning("the fork server is gone; its jobs go with it")
-        finally:
-            self._forkserver.setblocking(False)
-
-    def _on_forkserver(self) -> None:
-        while True:
-            try:
-                packet = self._forkserver.recv(PACKET_BYTES)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                packet = b""
-            if not packet:
-                self._on_forkserver_death()
-                return
-            reply = _decode_fork_reply(packet)
-            worker = self._workers[reply.key]
-            if isinstance(reply, msg.Spawned):
-                worker.pid = reply.pid
-                self._on_started(worker)
-                if worker.link is not None:
-                    # Only now: a fast job may report before the fork server has said that it exists.
-                    self._loop.add_reader(worker.link, self._on_job_message, worker)
-            elif isinstance(reply, msg.Exited):
-                self._on_exited(worker, reply)
-            else:
-                assert worker.job is not None
-                worker.job.verdict = (Outcome.FAILED, reply.error)
-                self._on_exited(worker, None)
+    def _on_fork_reply(self, reply: msg.ForkReply) -> None:
+        worker = self._workers[reply.key]
+        if isinstance(reply, msg.Spawned):
+            worker.pid = reply.pid
+            self._on_started(worker)
+            if worker.link is not None:
+                # Only now: a fast job may report before the fork server has said that it exists.
+                self._loop.add_reader(worker.link, self._on_job_message, worker)
+        elif isinstance(reply, msg.Exited):
+            self._on_exited(worker, reply)
+        else:
+            assert worker.job is not None
+            worker.job.verdict = (Outcome.FAILED, reply.error)
+            self._on_exited(worker, None)
 
     def _on_exited(self, worker: Worker, exited: msg.Exited | None) -> None:
         if worker.link is not None:
             worker.receive(lambda line: self._handle_job_message(worker, line))
-            self._loop.remove_reader(worker.link)
-            worker.link.close()
+            self._close_link(worker)
         del self._workers[worker.key]
         if worker in self._idle_workers:
             self._idle_workers.remove(worker)
@@ -472,22 +414,21 @@ class Agent:
             self._read_tail(worker.job, final=True)
             self._end(worker.job, exited)
 
-    def _on_forkserver_death(self) -> None:
+    def _close_link(self, worker: Worker) -> None:
+        if worker.link is not None:
+            self._loop.remove_reader(worker.link)
+            worker.link.close()
+
+    def _on_forkserver_death(self, code: int) -> None:
         """All its jobs died with it. Forget them, so that the controller learns that they are lost, and start anew."""
-        self._loop.remove_reader(self._forkserver)
-        self._forkserver.close()
-        code = self._forkserver_process.wait()
         logger.error("the fork server ended with code %s and %d jobs", code, len(self._jobs))
         self._restarts += 1
         if self._restarts > _MOST_RESTARTS:
             raise SystemExit(f"the fork server died {self._restarts} times, last with code {code}")
         for worker in self._workers.values():
-            if worker.link is not None:
-                self._loop.remove_reader(worker.link)
-                worker.link.close()
+            self._close_link(worker)
         for job in self._jobs.values():
-            for timer in job.timers:
-                timer.cancel()
+            job.forget()
         self._jobs.clear()
         self._workers.clear()
         self._idle_workers.clear()

@@ -38,8 +38,7 @@ class Job:
 
     def end(self, exited: Exited | None, now: float) -> JobExited:
         """The event that tells how it ended; `exited` is None when its process goes on to other jobs."""
-        for timer in self.timers:
-            timer.cancel()
+        self.forget()
         outcome, error = self._outcome(exited)
         return JobExited(
             outcome=outcome,
@@ -50,6 +49,11 @@ class Job:
             cpu_seconds=exited.cpu_seconds if exited else None,
             memory_peak_bytes=exited.memory_peak_bytes if exited else None,
         )
+
+    def forget(self) -> None:
+        """Let no timer of it ring any more."""
+        for timer in self.timers:
+            timer.cancel()
 
     def _outcome(self, exited: Exited | None) -> tuple[Outcome, str | None]:
         if self.verdict is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ class SweepRunReached(BaseException):
     """
 
 
-#: Files being imported for a job or by the command line, in which `run()` must not start a sweep.
+#: Modules being imported for a job or by the command line, in which `run()` must not start a sweep.
 _importing: list[str] = []
 
 
@@ -52,29 +52,46 @@ def import_file(path: str) -> ModuleType:
     if loaded is not None:
         return loaded
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
+    if spec is None or not Path(path).is_file():
         raise TargetError(f"target: {path} is not a Python file that can be imported")
     folder = str(Path(path).parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    return _import(spec)
+
+
+def import_target_module(module: str) -> ModuleType:
+    """The module that a FunctionTarget names: a dotted name or the path of a file."""
+    if module.endswith(".py"):
+        return import_file(module)
+    if module in sys.modules:
+        return sys.modules[module]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    found = _import(spec)
+    package, _, name = module.rpartition(".")
+    if package:
+        setattr(sys.modules[package], name, found)
+    return found
+
+
+def _import(spec: ModuleSpec) -> ModuleType:
+    """Import a module, up to the point where it starts a sweep if it does; unlike `import`, which would undo it all."""
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    _importing.append(path)
+    sys.modules[spec.name] = module
+    _importing.append(spec.name)
     try:
         spec.loader.exec_module(module)
     except SweepRunReached:
         pass
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[spec.name]
         raise
     finally:
         _importing.pop()
     return module
-
-
-def import_target_module(module: str) -> ModuleType:
-    """The module that a FunctionTarget names: a dotted name or the path of a file."""
-    return import_file(module) if module.endswith(".py") else importlib.import_module(module)
 
 
 def load_function(target: FunctionTarget | PickledTarget) -> Function:

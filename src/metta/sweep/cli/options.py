@@ -39,7 +39,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 SweepArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SWEEP]", autocompletion=_complete_sweep, help="Id, unique prefix or name. Default: the latest."
+        metavar="SWEEP", autocompletion=_complete_sweep, help="Id, unique prefix or name. Default: the latest."
     ),
 ]
 RequiredSweepArgument = Annotated[

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def run(  # noqa: PLR0917 (one parameter an option)
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="file.py, file.py:function, package.module:function, or sweep.yaml"),
+        typer.Argument(metavar="TARGET", help="file.py, file.py:function, package.module:function, or sweep.yaml"),
     ] = None,
     resume: ResumeOption = None,
     store: StoreOption = None,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from metta.sweep.agent.targets import import_file
+from metta.sweep.agent.targets import import_file, import_target_module
 from metta.sweep.api import Sweep
 from metta.sweep.config import Settings, SweepFile, parse_command, parse_settings
 from metta.sweep.config_file import SUFFIXES, load
@@ -28,7 +28,7 @@ def load_definition(target: str, overrides: dict[str, Any]) -> Definition:
     if Path(target).suffix in SUFFIXES:
         return _from_file(Path(target), overrides)
     where, _, name = target.partition(":")
-    module = _import(where)
+    module = _import(where, Path.cwd())
     return _find_sweep(module, where, name or None).definition(overrides)
 
 
@@ -60,33 +60,44 @@ def _function(address: str, folder: Path) -> Any:
     where, colon, name = address.partition(":")
     if not colon:
         raise TargetError(f"function: {address!r} names no function; write file.py:function or package.module:function")
-    module = _import(str(folder / where) if where.endswith(".py") else where)
+    module = _import(where, folder)
     found = getattr(module, name, None)
     if not callable(found):
         raise TargetError(f"function: {where} has no function {name!r}; {did_you_mean(name, _functions(module))}")
     return found.function if isinstance(found, Sweep) else found
 
 
-def _import(where: str) -> ModuleType:
+def _import(where: str, folder: Path) -> ModuleType:
+    """The module in that file of the folder, or of that name, where those of the folder come first."""
     try:
-        if where.endswith(".py"):
-            path = Path(where).absolute()
-            if not path.is_file():
-                raise TargetError(f"target: there is no file {where}")
-            return import_file(str(path))
-        if not where or os.sep in where:
-            raise TargetError(f"target: {where!r} is neither a .py, .yaml or .toml file nor a module")
-        sys.path.insert(0, os.getcwd())
-        return importlib.import_module(where)
+        # What it prints on being imported must not get between the output of --json.
+        with redirect_stdout(sys.stderr):
+            if where.endswith(".py"):
+                path = folder / where
+                if not path.is_file():
+                    raise TargetError(f"target: there is no file {where}")
+                return import_file(str(path))
+            if not where or os.sep in where:
+                raise TargetError(f"target: {where!r} is neither a .py, .yaml or .toml file nor a module")
+            sys.path.insert(0, str(folder))
+            return import_target_module(where)
     except SweepError as error:
         place = _place_in(where, error)
         if place is None:
             raise
         raise TargetError(f"{place}: {error}") from error
     except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{last.filename}:{last.lineno}"
-        raise TargetError(f"target: {where} cannot be imported: {type(error).__name__}: {error} ({place})") from error
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TargetError(f"target: {where} cannot be imported: {problem}{_last_line(error)}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Where in the user's code it happened; nothing when it is the import itself that failed."""
+    ours = str(Path(__file__).parent.parent)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(("<", ours))
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _place_in(file: str, error: SweepError) -> str | None:
