@@ -57,7 +57,7 @@ class TestPython:
         assert definition.target({"x": 1}) == {"y": 1}
         assert (definition.settings.metric, definition.settings.max_trials) == ("y", 5)
         assert definition.working_directory == Path.cwd()
-        is_module = not target.split(":")[0].endswith(".py")
+        is_module = not target.split(":", maxsplit=1)[0].endswith(".py")
         assert definition.default_name == ("train" if is_module else "my_script")
 
     def test_a_sweep_under_two_names_is_one(self) -> None:
