@@ -176,7 +176,7 @@ class TestRun:
         result = sweep_of(lambda config: None)
         assert result.best is None
         assert {run.failure_reasons for run in result.runs} == {
-            ("metric 'y' was not reported; the run reported: no metrics at all",)
+            ("metric 'y' was not reported; train reported: no metrics at all",)
         }
 
     def test_the_configuration_is_nested_and_read_by_dot_path(self) -> None:

@@ -26,8 +26,8 @@ UNIFORM = SWEEP_FILE.format(lr="{uniform: [0, 1]}")
 
 #: Each is a way to fail, and what is stored about it.
 FAILURES = {
-    "misses the metric": "metric 'score' was not reported; the run reported: accuracy, loss",
-    "reports nothing": "metric 'score' was not reported; the run reported: no metrics at all",
+    "misses the metric": "metric 'score' was not reported; train reported: accuracy, loss",
+    "reports nothing": "metric 'score' was not reported; train reported: no metrics at all",
     "returns NaN": "train failed: metric 'score' is nan; only finite numbers can be compared",
     "reports inf": "train failed: metric 'score' is inf; only finite numbers can be compared",
     "raises": "train failed: ValueError: boom (train.py:",

@@ -240,13 +240,14 @@ def test_every_run_ends_as_its_jobs_did(world: World) -> None:
         is_whole = last.type is last_type and last.outcome is Outcome.SUCCEEDED
         if run.status is JobStatus.COMPLETED:
             assert is_whole
+            assert "reward" in last.reported
             assert run.score == run.metrics["reward"]
         elif run.status is JobStatus.CANCELLED:
             assert last.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}
         else:
             assert run.failure_reasons
             losses = sum(job.state is JobState.LOST for job in run.jobs)
-            assert "reward" not in run.metrics if is_whole else losses == MOST_LOSSES or last.outcome is not None
+            assert "reward" not in last.reported if is_whole else losses == MOST_LOSSES or last.outcome is not None
         assert sum(job.state is JobState.LOST for job in run.jobs) <= MOST_LOSSES
 
 
@@ -376,7 +377,21 @@ def test_a_run_without_the_metric_fails_and_says_what_it_reported(evaluate: Comm
     world.run_to_the_end()
     [run] = world.runs
     assert run.status is JobStatus.FAILED
-    assert run.failure_reasons == ("metric 'reward' was not reported; the run reported: accuracy, loss",)
+    last = "train" if evaluate is None else "eval"
+    assert run.failure_reasons == (f"metric 'reward' was not reported; {last} reported: accuracy, loss",)
+
+
+def test_what_training_reported_is_no_evaluation() -> None:
+    world = World(max_trials=1, evaluate=EVALUATION)
+    for metrics in ({"reward": 1.0}, {"loss": 2.0}):
+        world.decide()
+        [(run, job)] = world.open
+        world.write(ev.JobStarted(host="node", pid=1, log="log"), run.run_id, job.job_id)
+        world.write(ev.MetricsReported(metrics=metrics), run.run_id, job.job_id)
+        world.write(ev.JobExited(outcome=Outcome.SUCCEEDED), run.run_id, job.job_id)
+    world.decide()
+    [run] = world.runs
+    assert run.failure_reasons == ("metric 'reward' was not reported; eval reported: loss",)
 
 
 def test_a_run_that_reported_nothing_fails_and_says_so() -> None:
@@ -387,7 +402,7 @@ def test_a_run_that_reported_nothing_fails_and_says_so() -> None:
     world.write(ev.JobExited(outcome=Outcome.SUCCEEDED), run.run_id, job.job_id)
     world.decide()
     [run] = world.runs
-    assert run.failure_reasons == ("metric 'reward' was not reported; the run reported: no metrics at all",)
+    assert run.failure_reasons == ("metric 'reward' was not reported; train reported: no metrics at all",)
 
 
 @pytest.mark.parametrize("ending", ["lost", "lost early"])

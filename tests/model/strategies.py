@@ -29,8 +29,8 @@ from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import CommandTarget, Direction, SweepConfig, SweepStatus
 
 #: No deadline for a single example: the suite has to pass on a busy machine.
-THOROUGH = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-QUICK = settings(THOROUGH, max_examples=30)
+THOROUGH = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(THOROUGH, max_examples=25)
 
 # -------------------------------------------------------------------------------------------------- parameters
 

@@ -643,4 +643,4 @@ class Sweep(RuleBasedStateMachine):
 
 
 TestAnySequenceOfEvents = Sweep.TestCase
-TestAnySequenceOfEvents.settings = settings(QUICK, max_examples=50, stateful_step_count=40)
+TestAnySequenceOfEvents.settings = settings(QUICK, max_examples=40, stateful_step_count=40)

@@ -296,13 +296,14 @@ def test_an_empty_file_is_no_store_and_stays_empty(path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_a_database_of_something_else_is_no_store_and_stays_as_it_is(path: Path) -> None:
+@pytest.mark.parametrize("table", ["runs", "notes"])
+def test_a_database_of_something_else_is_no_store_and_stays_as_it_is(path: Path, table: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE runs (id)")
+        connection.execute(f"CREATE TABLE {table} (id)")
     before = path.read_bytes()
     with pytest.raises(StoreError, match="holds no sweeps"):
         open_store(str(path))
-    with pytest.raises(StoreError, match="table runs already exists"):
+    with pytest.raises(StoreError, match=f"is the database of another program, with its table '{table}'; name another"):
         open_store(str(path), create=True)
     assert path.read_bytes() == before
 

@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 
 from metta.sweep.agent.command import check_metrics_file, check_placeholders
+from metta.sweep.agent.gpus import visible_gpus
 from metta.sweep.clock import SystemClock
 from metta.sweep.config import LIMITS, Settings, build_config, is_same_experiment
 from metta.sweep.controller.controller import SweepController
 from metta.sweep.controller.lease import is_controlled
 from metta.sweep.dispatchers.local import LocalDispatcher
-from metta.sweep.errors import LeaseHeldError, SweepError, TargetError
+from metta.sweep.errors import ConfigError, LeaseHeldError, SweepError, TargetError
 from metta.sweep.model.events import SweepCreated, SweepStopRequested, new_event
 from metta.sweep.model.ids import new_sweep_id
 from metta.sweep.model.state import SweepState
@@ -60,7 +61,10 @@ def check(definition: Definition) -> None:
     Raises:
         UsageError: the definition is not valid.
     """
-    _configure(definition, definition.settings.name or definition.default_name, Path())
+    config = _configure(definition, definition.settings.name or definition.default_name, Path())
+    gpus = config.resources.gpus
+    if gpus and gpus > (available := len(visible_gpus())):
+        raise ConfigError(f"resources.gpus: a job wants {gpus}, this machine has {available}")
 
 
 def launch(store: Store, definition: Definition) -> Launched:

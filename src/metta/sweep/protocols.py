@@ -149,7 +149,10 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Optimizer(Protocol):
-    """Proposes configurations. Stateless: the answer depends on the arguments alone; caches may only speed it up."""
+    """Proposes configurations. Stateless: the answer depends on the arguments alone; caches may only speed it up.
+
+    Checked by `testing.OptimizerContract`.
+    """
 
     def check(self, config: SweepConfig) -> None:
         """Raise a UsageError when this optimizer cannot search the sweep's space."""

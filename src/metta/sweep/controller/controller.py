@@ -66,8 +66,6 @@ class SweepController:
         self._clock = clock
         self._observer = observer
         self._actor = f"controller@{socket.gethostname()}"
-        self._lease = leases.acquire(store, sweep_id, clock.now())
-        self._renew_at = clock.now() + leases.RENEW_AFTER_S
         self.state: SweepState = EMPTY
         #: Last event that `decide` has seen or written itself; what others wrote in between is still to be thought
         #: about.
@@ -76,6 +74,8 @@ class SweepController:
         self._catch_up()
         if self.state.metadata is None:
             raise NotFoundError(f"store holds no sweep {sweep_id!r}")
+        self._lease = leases.acquire(store, sweep_id, clock.now())
+        self._renew_at = clock.now() + leases.RENEW_AFTER_S
         self._policy = policy_of(self.state.sweep.config)
         #: Jobs that this controller gave to the dispatcher; those whose dispatch is not yet in the log.
         self._handed_over: set[str] = set()

@@ -146,11 +146,12 @@ def _judge(plan: _Plan) -> None:
 
 
 def _verdict(run: RunInfo, config: SweepConfig) -> ev.RunCompleted | ev.RunFailed:
-    score = run.metrics.get(config.metric)
-    if score is not None:
-        return ev.RunCompleted(score=score)
-    reported = ", ".join(sorted(run.metrics)) or "no metrics at all"
-    return ev.RunFailed(reason=f"metric {config.metric!r} was not reported; the run reported: {reported}")
+    last = run.jobs[-1]
+    # The last job has to say it: what training reported is no evaluation, what a lost attempt reported no result.
+    if config.metric in last.reported:
+        return ev.RunCompleted(score=run.metrics[config.metric])
+    reported = ", ".join(sorted(last.reported)) or "no metrics at all"
+    return ev.RunFailed(reason=f"metric {config.metric!r} was not reported; {last.type} reported: {reported}")
 
 
 def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:

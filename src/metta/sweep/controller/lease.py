@@ -14,6 +14,8 @@ from metta.sweep.protocols import Lease, Store
 #: A holder that is silent for so long has lost the lease. Renewed at a third of it, it outlasts two missed renewals.
 LEASE_TTL_S = 30.0
 RENEW_AFTER_S = LEASE_TTL_S / 3
+#: Start times are read off the wall clock, so the same process's moves when that is set; no id is used again so soon.
+_SAME_START_S = 5.0
 
 
 def _this_machine() -> str:
@@ -35,7 +37,7 @@ def is_dead(holder: str) -> bool:
     try:
         process = psutil.Process(int(pid))
         # A zombie is dead, and stays in the list until its parent asks how it ended, which some never do.
-        return process.status() == psutil.STATUS_ZOMBIE or f"{process.create_time():.2f}" != started
+        return process.status() == psutil.STATUS_ZOMBIE or (abs(process.create_time() - float(started)) > _SAME_START_S)
     except psutil.NoSuchProcess:
         return True
 

@@ -139,7 +139,8 @@ class LocalDispatcher:
             with log.open("ab") as output:
                 # Returns when the agent is ready to be talked to.
                 subprocess.run(
-                    [sys.executable, "-m", "metta.sweep.agent", self._sweep_id],
+                    # Safe path (-P): a `socket.py` of the user's in the working folder is not meant for the agent.
+                    [sys.executable, "-P", "-m", "metta.sweep.agent", self._sweep_id],
                     # Not an argument: those of a process can be read by everybody, and a URL may hold a password.
                     env={**os.environ, STORE_VARIABLE: self._store.url},
                     stdin=subprocess.DEVNULL,

@@ -105,6 +105,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_at: float | None = None
     outcome: Outcome | None = None
     log: str | None = None
+    #: Names of the metrics that this attempt has reported.
+    reported: tuple[str, ...] = ()
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -268,10 +268,14 @@ def _check_finite(event: Event, numbers: Mapping[str, float]) -> None:
 
 
 def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> RunInfo:
-    if _current_job(run, event).state is not JobState.RUNNING:
+    job = _current_job(run, event)
+    if job.state is not JobState.RUNNING:
         raise _refused(event, "it is not running")
     _check_finite(event, body.metrics)
-    return replace(run, metrics={**run.metrics, **body.metrics}, reports=run.reports + 1)
+    jobs = run.jobs
+    if new := [name for name in body.metrics if name not in job.reported]:
+        jobs = _with_job(run, replace(job, reported=(*job.reported, *new)))
+    return replace(run, metrics={**run.metrics, **body.metrics}, reports=run.reports + 1, jobs=jobs)
 
 
 def _job_exited(run: RunInfo, event: Event, body: ev.JobExited) -> RunInfo:

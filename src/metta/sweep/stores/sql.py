@@ -79,6 +79,8 @@ class SqlStore:
         synchronous = str(parsed.query.get("synchronous", "full")).upper()
         if synchronous not in {"FULL", "NORMAL"}:
             raise StoreError(f"store {url}: synchronous must be full or normal, got {synchronous.lower()!r}")
+        if unknown := parsed.query.keys() - {"synchronous"}:
+            raise StoreError(f"store {url}: there is no option {', '.join(sorted(unknown))}; known: synchronous")
         if parsed.host or not parsed.database or parsed.database == ":memory:":
             raise StoreError(f"store {url}: needs a file that several processes can share, e.g. sqlite:///sweeps.db")
         #: Absolute, so that processes with other working folders find the same store.
@@ -386,8 +388,13 @@ class SqlStore:
 
     def _create_schema(self) -> None:
         with self._writer.begin():
-            # Another process may have been faster.
-            if not self._engine.dialect.has_table(self._writer, SCHEMA.name):
+            tables = self._engine.dialect.get_table_names(self._writer)
+            if SCHEMA.name not in tables:  # else another process was faster
+                if tables:
+                    raise StoreError(
+                        f"store {self._path}: is the database of another program, with its table {tables[0]!r}; "
+                        "name another with --store"
+                    )
                 METADATA.create_all(self._writer, checkfirst=False)
                 self._writer.execute(insert(SCHEMA).values(version=SCHEMA_VERSION))
 
