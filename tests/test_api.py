@@ -286,6 +286,8 @@ class TestPrograms:
         code = tmp_path / "code"
         code.mkdir()
         (code / "my_helper.py").write_text("def double(x): return 2 * x")
+        # The working folder is not on the script's import path, so it must not be on that of anything behind it.
+        (tmp_path / "socket.py").write_text("raise RuntimeError('this is not the standard module')")
         (code / "my_script.py").write_text(
             dedent("""
                 import json, my_helper

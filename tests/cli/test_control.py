@@ -10,8 +10,8 @@ from metta.sweep.model.sweep import SweepStatus
 from waiting import wait_until
 
 
-def interrupt(running: Running, answer: str) -> None:
-    running.process.send_signal(signal.SIGINT)
+def interrupt(running: Running, answer: str, number: signal.Signals = signal.SIGINT) -> None:
+    running.process.send_signal(number)
     wait_until(lambda: answer in running.err, what=f"the note {answer!r}")
 
 
@@ -33,10 +33,10 @@ def test_ctrl_c_lets_running_jobs_finish_and_starts_nothing_new(metta: CommandLi
     assert len(metta.executions()) == len(set(metta.executions())) == 4
 
 
-def test_ctrl_c_twice_cancels_running_jobs_and_a_resume_runs_them_again(metta: CommandLine) -> None:
+def test_ctrl_c_and_sigterm_make_two_and_cancel_running_jobs_and_a_resume_runs_them_again(metta: CommandLine) -> None:
     running = metta.start_held()
     cut_short = metta.executions()
-    interrupt(running, "stopping: nothing new starts")
+    interrupt(running, "stopping: nothing new starts", signal.SIGTERM)
     interrupt(running, "cancelling the running jobs; they will be tried again; go on later with: metta sweep run --res")
     assert running.wait().code == 130
     metta.wait_for_the_end_of_all_processes()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +203,15 @@ def test_every_command_has_help_with_an_example(metta: CommandLine) -> None:
         assert command.help, name
         assert f"metta sweep {name}" in command.epilog, name
     assert "Example: metta sweep stop 46g3f" in metta("stop", "--help").out
+
+
+def test_a_shell_completes_commands_and_ids(metta: CommandLine) -> None:
+    def completions(*words: str) -> list[str]:
+        variables = {"_METTA_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": "3"}
+        script = Path(sys.executable).with_name("metta")
+        done = subprocess.run([script], cwd=metta.folder, env=os.environ | variables, capture_output=True, check=True)
+        return done.stdout.decode().split()
+
+    assert completions("metta", "sweep", "status", "46") == [DONE, UNDERWAY]
+    assert completions("metta", "sweep", "status", "46h") == [UNDERWAY]
+    assert completions("metta", "sweep", "show", BEST["run_id"][:4]) == [BEST["run_id"]]

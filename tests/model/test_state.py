@@ -380,7 +380,8 @@ def test_an_event_about_a_sweep_names_no_run(body):
 
 @pytest.mark.parametrize("status", [SweepStatus.COMPLETED, SweepStatus.STOPPED])
 def test_no_event_about_a_run_is_taken_after_the_end_of_the_sweep(status):
-    log = Log(CREATE, GRANT, BEGIN)
+    log = Log(CREATE)
+    log.add(*CANCEL)
     log.add(ev.SweepEnded(status=status, reason="done"))
     for body in NEXT.values():
         assert f"the sweep is {status}" in log.refuses(body, RUN, TRAIN)
@@ -414,7 +415,8 @@ def test_a_stop_that_is_asked_for_shows_until_the_end():
 
 @pytest.mark.parametrize("status", [SweepStatus.COMPLETED, SweepStatus.STOPPED])
 def test_a_resumed_sweep_is_open_again(status):
-    log = Log(CREATE, GRANT, BEGIN)
+    log = Log(CREATE)
+    log.add(*CANCEL)
     log.add(ev.SweepEnded(status=status, reason="done"))
     log.add(ev.SweepResumed())
     assert (log.state.sweep.status, log.state.sweep.reason, log.state.sweep.ended_at) == (
@@ -422,9 +424,14 @@ def test_a_resumed_sweep_is_open_again(status):
         None,
         None,
     )
-    log.add(*SUCCEED)
     log.add(ev.RunCreated(index=1, config={"x": 1}), RUN_IDS[1])
     assert log.state.sweep.run_count == 2
+
+
+def test_a_sweep_does_not_end_before_its_runs():
+    ending = ev.SweepEnded(status=SweepStatus.COMPLETED, reason="done")
+    for steps in ((CREATE,), (CREATE, GRANT), (CREATE, GRANT, BEGIN)):
+        assert "some of its runs have not ended" in Log(*steps).refuses(ending)
 
 
 def test_a_resume_changes_the_fields_it_names_and_no_others():

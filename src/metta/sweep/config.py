@@ -69,17 +69,6 @@ class SweepFile(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True)
     evaluate: list[str] | str | None = None
 
 
-#: Settings that may change while a sweep is under way.
-LIMITS = (
-    "max_parallel",
-    "max_parallel_eval",
-    "max_trials",
-    "budget_hours",
-    "max_hours",
-    "job_timeout_s",
-    "grace_s",
-)
-
 #: Settings that have settings of their own, and those that are one of a few words.
 _NESTED: dict[str, type[msgspec.Struct]] = {"resources": Resources, "strategy": Strategy, "metrics": MetricsSource}
 _WORDS = {"direction": get_args(Direction), "isolation": get_args(Isolation), "stdout": ("json",)}

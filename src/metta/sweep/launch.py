@@ -19,7 +19,7 @@ import msgspec
 from metta.sweep.agent.command import check_metrics_file, check_placeholders
 from metta.sweep.agent.gpus import visible_gpus
 from metta.sweep.clock import SystemClock
-from metta.sweep.config import LIMITS, Settings, build_config, is_same_experiment
+from metta.sweep.config import Settings, build_config, is_same_experiment
 from metta.sweep.controller.controller import SweepController
 from metta.sweep.controller.lease import is_controlled
 from metta.sweep.dispatchers.local import LocalDispatcher
@@ -27,7 +27,15 @@ from metta.sweep.errors import ConfigError, LeaseHeldError, SweepError, TargetEr
 from metta.sweep.model.events import SweepCreated, SweepStopRequested, new_event
 from metta.sweep.model.ids import new_sweep_id
 from metta.sweep.model.state import SweepState
-from metta.sweep.model.sweep import CommandTarget, FunctionTarget, PickledTarget, SweepConfig, SweepMetadata, Target
+from metta.sweep.model.sweep import (
+    LIMITS,
+    CommandTarget,
+    FunctionTarget,
+    PickledTarget,
+    SweepConfig,
+    SweepMetadata,
+    Target,
+)
 from metta.sweep.protocols import Observer, Store
 
 #: While another controller brings a sweep to its end, look this often whether it still lives.

@@ -58,7 +58,8 @@ class ForkServerProcess:
         for end in (self._link, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_BYTES)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "metta.sweep.agent.forkserver", str(theirs.fileno())],
+            # Safe path (-P): what the jobs import from, their targets say.
+            [sys.executable, "-P", "-m", "metta.sweep.agent.forkserver", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=_environment(config),

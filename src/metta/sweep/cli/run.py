@@ -79,9 +79,9 @@ def run(  # noqa: PLR0917 (one parameter an option)
 def _resumed(store: Store, address: str, given: dict[str, Any]) -> Any:
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.clock import SystemClock
-    from metta.sweep.config import LIMITS
     from metta.sweep.controller.lease import is_controlled
     from metta.sweep.launch import Launched
+    from metta.sweep.model.sweep import LIMITS
 
     sweep = find_sweep(store, address)
     for option, value in given.items():
@@ -102,7 +102,7 @@ def _detach(store: Store, launched: Any) -> None:
     arguments = ["--resume", sweep.sweep_id, *limits]
     with (Path(sweep.config.directory) / "controller.log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "metta.sweep.cli", "sweep", "run", *arguments],
+            [sys.executable, "-P", "-m", "metta.sweep.cli", "sweep", "run", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

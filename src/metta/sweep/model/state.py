@@ -18,7 +18,7 @@ from metta.sweep.errors import InvalidTransition, SearchSpaceError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
-from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
+from metta.sweep.model.sweep import LIMITS, SweepConfig, SweepMetadata, SweepStatus
 
 
 class SweepState(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +91,8 @@ class _Draft:
             raise _refused(event, f"sweep {event.sweep_id} is another than {self._metadata.sweep_id}")
         body = event.body
         if event.run_id is None:
+            if isinstance(body, ev.SweepEnded) and not all(status.ended for status in self._counts):
+                raise _refused(event, "some of its runs have not ended")
             transition = _SWEEP_TRANSITIONS.get(type(body))
             if transition is None:
                 raise _refused(event, "it names no run")
@@ -161,9 +163,8 @@ def _existing(before: SweepMetadata | None, event: Event) -> SweepMetadata:
 
 def _sweep_resumed(before: SweepMetadata | None, event: Event, body: ev.SweepResumed) -> SweepMetadata:
     sweep = _existing(before, event)
-    unknown = body.changes.keys() - SweepConfig.__struct_fields__
-    if unknown:
-        raise _refused(event, f"a sweep's configuration has no field {', '.join(sorted(unknown))}")
+    if fixed := body.changes.keys() - LIMITS:
+        raise _refused(event, f"only limits may change, not {', '.join(sorted(fixed))}")
     config = sweep.config
     if body.changes:
         try:

@@ -104,6 +104,18 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     working_directory: str
 
 
+#: Fields of SweepConfig that may change while a sweep is under way.
+LIMITS = (
+    "max_parallel",
+    "max_parallel_eval",
+    "max_trials",
+    "budget_hours",
+    "max_hours",
+    "job_timeout_s",
+    "grace_s",
+)
+
+
 class SweepStatus(StrEnum):
     """Where a sweep stands. Whether a controller is at work on it is the lease's to say, not the status's."""
 

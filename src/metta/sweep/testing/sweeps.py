@@ -100,8 +100,8 @@ def _next_event(choose: random.Random, state: SweepState, at: float) -> Event:
     run_id: str | None = None
     job_id: str | None = None
     body: Body
-    if state.sweep.status.ended or choose.random() < 0.05:
-        body = _sweep_body(choose, state.sweep.status)
+    if state.sweep.status.ended or choose.random() < (0.05 if state.unfinished else 0.4):
+        body = _sweep_body(choose, state)
     elif not runs or choose.random() < 0.1:
         body = ev.RunCreated(index=len(state.runs), config={"lr": choose.uniform(1e-5, 1e-1)})
         run_id = ids.run_id(sweep_id, len(state.runs))
@@ -112,15 +112,16 @@ def _next_event(choose: random.Random, state: SweepState, at: float) -> Event:
     return new_event(body, sweep_id=sweep_id, at=at, actor="test", run_id=run_id, job_id=job_id)
 
 
-def _sweep_body(choose: random.Random, status: SweepStatus) -> Body:
-    if status.ended:
+def _sweep_body(choose: random.Random, state: SweepState) -> Body:
+    if state.sweep.status.ended:
         return ev.SweepResumed(changes={"max_trials": choose.randint(10, 99)})
     bodies: list[Body] = [
         ev.ControllerStarted(host="node", pid=1, fence=1, version="0"),
         ev.ControllerStopped(reason="interrupted"),
         ev.SweepStopRequested(reason="the user asked"),
-        ev.SweepEnded(status=SweepStatus.STOPPED, reason="the user asked"),
     ]
+    if not state.unfinished:
+        bodies += [ev.SweepEnded(status=SweepStatus.STOPPED, reason="the user asked")] * 2
     return choose.choice(bodies)
 
 
