@@ -10,7 +10,7 @@ import psutil
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
-    """All live processes, this one excepted, whose working folder this is: agents, fork servers, jobs, their children."""
+    """All live processes but this one whose working folder this is: agents, fork servers, jobs, their children."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):

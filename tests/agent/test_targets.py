@@ -189,7 +189,11 @@ class TestDescriptions:
         assert isinstance(target, PickledTarget)
 
     def test_what_cannot_be_carried_is_refused_with_a_way_out(self, tmp_path: Path) -> None:
-        for held in (threading.Lock(), iter(range(3) for _ in range(3))):
+        class Wordy:
+            def __reduce__(self) -> Any:
+                raise TypeError("not\n  this one")
+
+        for held in (threading.Lock(), iter(range(3) for _ in range(3)), Wordy()):
 
             def function(config: dict[str, Any], held: Any = held) -> Any:
                 return held
@@ -197,6 +201,7 @@ class TestDescriptions:
             with pytest.raises(TargetError) as caught:
                 describe_function(function, tmp_path)
             assert str(caught.value).startswith("target: function cannot be carried to other processes (TypeError: ")
+            assert "\n" not in str(caught.value)
             assert str(caught.value).endswith("or open files, locks and connections inside it")
 
 

@@ -231,8 +231,9 @@ def _pickled(function: Callable[..., Any], directory: Path) -> tuple[PickledTarg
     try:
         blob = cloudpickle.dumps(function)
     except Exception as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise TargetError(
-            f"target: {name} cannot be carried to other processes ({type(error).__name__}: {error}); "
+            f"target: {name} cannot be carried to other processes ({problem}); "
             "define it at the top level of a file, or open files, locks and connections inside it"
         ) from error
     digest = hashlib.sha256(blob).hexdigest()
