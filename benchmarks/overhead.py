@@ -24,9 +24,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, help="trials of a sweep (1000; 200 with --quick)")
-    # From one trial's end to the next one's start in its slot there are three durable commits and as many changes of
-    # process: 15 to 20 ms, nearly all of it waiting. All slots that are due go through it together, so with few slots
-    # the chain is what is measured, and with 16 it is the work; more change little.
+    # From a trial's end to the start of the next one in its slot it takes three durable commits and three processes,
+    # some 20 ms, mostly of waiting; all slots that are due go through it together. With few slots this chain is what is
+    # measured; with 16 it is the work, and more change little.
     parser.add_argument("--max-parallel", type=int, nargs="+", default=[16], help="one sweep for each number (16)")
     parser.add_argument("--rounds", type=int, help="repeat all, and show the median (3; 1 with --quick)")
     options = parse_arguments(parser)
@@ -37,14 +37,15 @@ def main() -> None:
     report = Report(f"Trivial trials per second, durable store (synchronous FULL), {trials} trials, median of {rounds}")
     sweeps: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
     peers: list[float] = []
-    for number in range(rounds):
-        for slots in options.max_parallel:
-            for isolation in ("process", "reuse"):
-                with scratch_folder(options.folder) as folder:
+    # One folder, removed at the end: ext4 avoids inodes deleted in the last minutes by looking at each of them, which
+    # makes every file that a later sweep creates a hundred times as dear.
+    with scratch_folder(options.folder) as folder:
+        for number in range(rounds):
+            for slots in options.max_parallel:
+                for isolation in ("process", "reuse"):
                     sweeps[isolation, slots].append(_sweep(folder, isolation, slots, trials))
-        with scratch_folder(options.folder) as folder:
             peers.append(_optuna(folder, peer_trials))
-        print(f"round {number + 1} of {rounds} done", flush=True)
+            print(f"round {number + 1} of {rounds} done", flush=True)
 
     for (isolation, slots), measured in sweeps.items():
         typical = {name: median(one[name] for one in measured) for name in measured[0]}
@@ -69,7 +70,7 @@ def _sweep(folder: Path, isolation: str, slots: int, trials: int) -> dict[str, f
     from metta.sweep import Uniform, sweep
     from metta.sweep.stores import open_store
 
-    url = f"sqlite:///{folder / 'sweeps.db'}"
+    url = f"sqlite:///{folder / f'sweeps-{time.monotonic_ns()}.db'}"
     decorate = sweep(
         search_space={"x": Uniform(0.0, 1.0), "y": Uniform(0.0, 1.0)},
         metric="value",
@@ -133,7 +134,7 @@ def _optuna(folder: Path, trials: int) -> float:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.RandomSampler(seed=1)
-    study = optuna.create_study(storage=f"sqlite:///{folder / 'optuna.db'}", sampler=sampler)
+    study = optuna.create_study(storage=f"sqlite:///{folder / f'optuna-{time.monotonic_ns()}.db'}", sampler=sampler)
     begin = time.perf_counter()
     study.optimize(objective, n_trials=trials, n_jobs=1)
     return trials / (time.perf_counter() - begin)

@@ -207,7 +207,7 @@ class TestRun:
             lambda config: {"y": config["x"]}
         )
         results = [
-            train.run(store=str(tmp_path / "other.db"), name=name, max_trials=2, max_parallel=1, seed=3, progress=False)
+            train.run(store=tmp_path / "other.db", name=name, max_trials=2, max_parallel=1, seed=3, progress=False)
             for name in ("given", "again")
         ]
         assert [result.name for result in results] == ["given", "again"]

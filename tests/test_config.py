@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from metta.sweep import registry
 from metta.sweep.config import (
@@ -39,14 +40,16 @@ def problem_with(**settings: Any) -> str:
     return message
 
 
-def config_of(target: Any = COMMAND, evaluate: Any = None, **settings: Any) -> SweepConfig:
+def config_of(
+    target: Any = COMMAND, evaluate: Any = None, working_directory: str = "/code", **settings: Any
+) -> SweepConfig:
     return build_config(
         parse_settings({**LEAST, **settings}),
         name="demo",
         target=target,
         evaluate=evaluate,
         directory=Path("/files"),
-        working_directory=Path("/code"),
+        working_directory=Path(working_directory),
     )
 
 
@@ -359,6 +362,7 @@ class TestConfig:
             {"isolation": "reuse"},
             {"target": CommandTarget(argv=["false"])},
             {"evaluate": COMMAND},
+            {"working_directory": "/other"},
         ],
     )
     def test_another_experiment_is_another_sweep(self, change: dict[str, Any]) -> None:
@@ -367,5 +371,7 @@ class TestConfig:
     def test_a_function_is_the_same_however_its_pickle_differs(self) -> None:
         pickles = [PickledTarget(name="train", path=f"/{sha}.pkl", sha256=sha) for sha in ("a", "b")]
         assert is_same_experiment(config_of(pickles[0]), config_of(pickles[1]))
-        other = FunctionTarget(module="m", name="other")
-        assert not is_same_experiment(config_of(pickles[0]), config_of(other))
+        function = FunctionTarget(module="/code/train.py", name="train", import_path=["/code"])
+        assert is_same_experiment(config_of(function), config_of(replace(function, import_path=["/libraries"])))
+        for other in (pickles[0], replace(function, module="/copy/train.py"), replace(function, name="other")):
+            assert not is_same_experiment(config_of(function), config_of(other))

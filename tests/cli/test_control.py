@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from cli.command_line import CommandLine, Running
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepStatus
@@ -47,6 +49,7 @@ def test_ctrl_c_and_sigterm_make_two_and_cancel_running_jobs_and_a_resume_runs_t
     assert sorted(metta.executions()) == sorted([*cut_short, *(run.run_id for run in metta.runs())])
 
 
+@pytest.mark.slow
 def test_stop_ends_a_sweep_through_its_controller_or_without_one(metta: CommandLine) -> None:
     running = metta.start_held()
     first = metta.latest().sweep_id

@@ -161,6 +161,7 @@ def _may_mount() -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_second_controller_is_refused_while_the_first_is_at_work(metta: CommandLine) -> None:
     first = metta.start_held()
     sweep_id = metta.latest().sweep_id
@@ -193,6 +194,7 @@ def test_a_name_is_given_once(metta: CommandLine) -> None:
     assert (metta.latest().seq, metta.files()) == before
 
 
+@pytest.mark.slow
 def test_ids_that_fit_nothing_or_too_much_are_refused(metta: CommandLine) -> None:
     assert "there is no such file; start a sweep first" in metta("status").error
     assert metta.files() == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class Sweep:
     def run(
         self,
         *,
-        store: str | None = None,
+        store: str | PathLike[str] | None = None,
         name: str | None = None,
         max_trials: int | None = None,
         max_parallel: int | None = None,
@@ -90,7 +91,7 @@ class Sweep:
         """Run the sweep here and now, or go on with it if an earlier process was killed.
 
         Args:
-            store: URL of the store; else METTA_SWEEP_STORE, else `sqlite:///sweeps.db` in the working folder.
+            store: File or URL of the store; else METTA_SWEEP_STORE, else `sqlite:///sweeps.db` in the working folder.
             name: Name of the sweep; else that of the decorator, else the file's.
             max_trials: Instead of the decorator's.
             max_parallel: Instead of the decorator's.
@@ -116,7 +117,7 @@ class Sweep:
         }
         definition = self.definition(overrides)
         check(definition)
-        opened = open_store(store_url(store), create=True)
+        opened = open_store(store_url(None if store is None else fspath(store)), create=True)
         try:
             launched = launch(opened, definition)
             state = run_with_progress(opened, launched, show=progress)

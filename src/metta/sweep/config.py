@@ -28,7 +28,16 @@ from metta.sweep.model.space import (
     SearchSpace,
     Uniform,
 )
-from metta.sweep.model.sweep import Direction, Isolation, MetricsSource, Strategy, SweepConfig, Target
+from metta.sweep.model.sweep import (
+    Direction,
+    FunctionTarget,
+    Isolation,
+    MetricsSource,
+    PickledTarget,
+    Strategy,
+    SweepConfig,
+    Target,
+)
 
 #: For no limit a setting is left out: JSON has no infinity.
 _LARGEST = 1e9
@@ -280,8 +289,15 @@ def is_same_experiment(left: SweepConfig, right: SweepConfig) -> bool:
     Limits may differ, and so may the seed and the bytes of a pickled function, which change from process to process.
     """
 
+    def identity(target: Target, config: SweepConfig) -> Any:
+        if isinstance(target, FunctionTarget):
+            return target.module, target.name
+        if isinstance(target, PickledTarget):
+            return target.name
+        return target, config.working_directory  # the same command elsewhere is another program
+
     def essence(config: SweepConfig) -> list[Any]:
-        targets = [getattr(target, "name", target) for target in (config.target, config.evaluate)]
+        targets = [identity(target, config) for target in (config.target, config.evaluate) if target is not None]
         return [targets, config.search_space, config.metric, config.direction, config.strategy, config.isolation]
 
     return essence(left) == essence(right)
