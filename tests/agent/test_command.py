@@ -18,6 +18,8 @@ from metta.sweep.model.sweep import MetricsSource
 
 RUN = {"run_id": "7kq9z", "run_directory": "/files/runs/7kq9z"}
 
+_LR = SearchSpace.of({"lr": Uniform(0, 1)})
+
 
 def arguments(argv: list[str], config: dict[str, Any], names: list[str] | None = None) -> list[str]:
     return arguments_for(argv, config, RUN, names if names is not None else list(config))
@@ -97,14 +99,14 @@ class TestArguments:
 
 class TestPlaceholderChecks:
     def test_known_names_braces_and_args_pass(self) -> None:
-        check_placeholders("command", ["{lr}", "{run_id}", "{run_directory}", "{{x}}", "{}", "{args}"], ["lr"])
+        check_placeholders("command", ["{lr}", "{run_id}", "{run_directory}", "{{x}}", "{}", "{args}"], _LR)
 
     @pytest.mark.parametrize("argument", ["{lrr}", "--x={lr}{nope}", "{nope.x}", "--all={args}"])
     def test_an_unknown_name_is_refused_with_the_closest_known(self, argument: str) -> None:
         with pytest.raises(
             ConfigError, match=r"^command: '.*', which is no parameter; .*known: lr, run_directory, run_id"
         ):
-            check_placeholders("command", [argument], ["lr"])
+            check_placeholders("command", [argument], _LR)
 
     SPACE = SearchSpace.of(
         {"lr": Uniform(0, 1), "kind": Choice(["a", "b"]), "momentum": Uniform(0, 1, when={"kind": "a"})}
@@ -380,3 +382,10 @@ def test_metrics_do_not_depend_on_the_pieces_in_which_output_arrives(
     pieces = [output[start:stop] for start, stop in zip(bounds, [*cuts, None], strict=False)]
     assert b"".join(pieces) == output
     assert metrics(pieces) == metrics([output])
+
+
+def test_a_flag_is_not_left_behind_without_its_value() -> None:
+    space = SearchSpace.of({"optimizer": Choice(["sgd", "adam"]), "momentum": Uniform(0, 1, when={"optimizer": "sgd"})})
+    with pytest.raises(ConfigError, match=r"write both as one argument: '--momentum=\{momentum\}'"):
+        check_placeholders("command", ["train", "--momentum", "{momentum}"], space)
+    check_placeholders("command", ["train", "--optimizer", "{optimizer}", "--momentum={momentum}"], space)

@@ -154,7 +154,7 @@ def _check_commands(config: SweepConfig) -> None:
     is_shared = config.max_parallel > 1 or config.evaluate is not None
     for field, target in (("command", config.target), ("evaluate", config.evaluate)):
         if isinstance(target, CommandTarget):
-            check_placeholders(field, target.argv, config.search_space.parameters)
+            check_placeholders(field, target.argv, config.search_space)
             if target.metrics.file is not None:
                 check_metrics_file(target.metrics.file, config.search_space, is_shared=is_shared)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,22 @@ RUN_PLACEHOLDERS = ("run_id", "run_directory")
 _CHUNK_BYTES = 1 << 20
 
 
-def check_placeholders(field: str, arguments: Iterable[str], names: Iterable[str]) -> None:
-    """Raise ConfigError when an argument names something that is no parameter."""
-    known = {*names, *RUN_PLACEHOLDERS}
-    for argument in arguments:
+def check_placeholders(field: str, arguments: Sequence[str], space: SearchSpace) -> None:
+    """Raise ConfigError when an argument names something that is no parameter, or would leave its flag behind."""
+    known = {*space.parameters, *RUN_PLACEHOLDERS}
+    for flag, argument in pairwise(["", *arguments]):
         for match in _PLACEHOLDER.finditer(argument):
             name = match[1]
             if name is not None and name not in known and argument != ALL_ARGUMENTS:
                 raise ConfigError(
                     f"{field}: {argument!r} names {name!r}, which is no parameter; write {{{{ and }}}} for braces; "
                     f"{did_you_mean(name, known)}"
+                )
+            is_conditional = name in space.parameters and bool(space.parameters[name].when)
+            if is_conditional and argument == match[0] and flag.startswith("-") and "=" not in flag:
+                raise ConfigError(
+                    f"{field}: {argument!r} is left out where {name!r} does not exist, and {flag!r} would stay behind; "
+                    f"write both as one argument: {flag + '=' + argument!r}"
                 )
 
 
@@ -46,7 +53,7 @@ def check_metrics_file(file: str, space: SearchSpace, *, is_shared: bool) -> Non
         is_shared: Whether several jobs run at a time.
     """
     field = "metrics.file"
-    check_placeholders(field, [file], space.parameters)
+    check_placeholders(field, [file], space)
     named = {match[1] for match in _PLACEHOLDER.finditer(file) if match[1]}
     for name in named & space.parameters.keys():
         if space.parameters[name].when:
