@@ -12,7 +12,7 @@ from rich.console import Console
 
 from metta.sweep.display.progress import Display
 from metta.sweep.model import ids
-from metta.sweep.model.events import ControllerStarted, Event, RunCompleted, RunFailed, new_event
+from metta.sweep.model.events import Event, RunCompleted, RunFailed
 from metta.sweep.model.space import Choice, LogUniform, SearchSpace
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.testing import run_events, sweep_created
@@ -99,14 +99,6 @@ def test_elsewhere_each_run_that_ends_gets_a_plain_line() -> None:
         f"[2/4] {second} COMPLETED 1h00m reward=1 (best 1, {second})",
         f"[3/4] {third} FAILED 1h00m reward was not reported (best 1, {second})",
     ]
-
-
-def test_what_happened_before_this_controller_is_no_news() -> None:
-    events = history(3, 0)
-    takeover = new_event(
-        ControllerStarted(host="node", pid=1, fence=2, version="0"), sweep_id=SWEEP, at=0.0, actor="test"
-    )
-    assert observed([[*events, replace(takeover, seq=events[-1].seq + 1)]]) == []
 
 
 def test_runs_that_end_together_are_counted_one_by_one() -> None:

@@ -66,12 +66,12 @@ class SweepController:
         self._clock = clock
         self._observer = observer
         self._actor = f"controller@{socket.gethostname()}"
-        self.state: SweepState = EMPTY
         #: Last event that `decide` has seen or written itself; what others wrote in between is still to be thought
         #: about.
         self._considered = 0
+        #: What happened since the observer was told last; what happened before this controller is no news.
         self._events: list[Event] = []
-        self._catch_up()
+        self.state = fold(EMPTY, store.read(sweep_id))
         if self.state.metadata is None:
             raise NotFoundError(f"store holds no sweep {sweep_id!r}")
         self._lease = leases.acquire(store, sweep_id, clock.now())

@@ -16,7 +16,7 @@ from rich.text import Text
 from metta.sweep.analysis.progress import estimate_end
 from metta.sweep.display.views import config_text, console, counts_text, duration, eta_text, number, status_text
 from metta.sweep.launch import Launched, drive
-from metta.sweep.model.events import ControllerStarted, Event
+from metta.sweep.model.events import Event
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.state import EMPTY, SweepState
 from metta.sweep.model.sweep import SweepMetadata
@@ -67,13 +67,10 @@ class Display:
         touched = dict.fromkeys(event.run_id for event in events if event.run_id is not None)
         known = {run.run_id for run in self._recent}
         ended = [state.runs[run_id] for run_id in touched if run_id not in state.unfinished and run_id not in known]
-        # A controller that takes over reads the whole history first; that is no news.
-        taken_over = max((event.seq for event in events if isinstance(event.body, ControllerStarted)), default=0)
-        news = {event.run_id for event in events if event.seq > taken_over}
         before = state.sweep.ended_count - len(ended)
         for position, run in enumerate(sorted(ended, key=lambda run: run.ended_at or 0.0), start=before + 1):
             self._recent.append(run)
-            if not self._screen.is_terminal and run.run_id in news:
+            if not self._screen.is_terminal:
                 self._screen.print(_run_line(run, state.sweep, position), soft_wrap=True)
         self._state = state
 

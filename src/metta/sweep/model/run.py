@@ -26,10 +26,7 @@ class JobStatus(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether the run is over, unless something brings it back."""
-        return self in _ENDED
-
-
-_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+        return self is JobStatus.COMPLETED or self is JobStatus.FAILED or self is JobStatus.CANCELLED
 
 
 class JobType(StrEnum):
@@ -51,10 +48,7 @@ class JobState(StrEnum):
     @property
     def open(self) -> bool:
         """Whether the attempt may still be executing somewhere."""
-        return self in _OPEN
-
-
-_OPEN = frozenset({JobState.GRANTED, JobState.DISPATCHED, JobState.RUNNING})
+        return self is not JobState.EXITED and self is not JobState.LOST
 
 
 class Outcome(StrEnum):

@@ -128,7 +128,7 @@ class SweepStatus(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether nothing more will start unless the sweep is resumed."""
-        return self in {SweepStatus.STOPPED, SweepStatus.COMPLETED}
+        return self is SweepStatus.STOPPED or self is SweepStatus.COMPLETED
 
 
 class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):

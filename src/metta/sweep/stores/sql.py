@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import immutables
 import msgspec
@@ -221,7 +221,7 @@ class SqlStore:
         while True:
             page = self._fetch(query, {"its_sweep": sweep_id, "after": after})
             for row in page:
-                yield _event(row)
+                yield _event(*cast(tuple[Any, ...], row))
             if len(page) < _PAGE:
                 return
             after = page[-1].seq
@@ -455,21 +455,22 @@ def _metadata(row: Row[Any]) -> SweepMetadata:
     return SweepMetadata(config=_decode_config(row.config), **{name: getattr(totals, name) for name in _TOTALS})
 
 
-def _event(row: Row[Any]) -> Event:
+def _event(  # noqa: PLR0917 (the columns in their order: reading them by name takes longer than all the rest)
+    sweep_id: str,
+    seq: int,
+    event_id: str,
+    at: float,
+    actor: str,
+    kind: str,
+    run_id: str | None,
+    job_id: str | None,
+    blob: bytes,
+) -> Event:
     try:
-        body = _decode_body(row.body)
+        body = _decode_body(blob)
     except msgspec.DecodeError as error:
         raise StoreError(
-            f"sweep {row.sweep_id}: event {row.seq} of type {row.type!r} cannot be read ({error}); "
+            f"sweep {sweep_id}: event {seq} of type {kind!r} cannot be read ({error}); "
             "it may come from a newer version: upgrade metta-sweep"
         ) from error
-    return Event(
-        id=row.id,
-        sweep_id=row.sweep_id,
-        at=row.at,
-        actor=row.actor,
-        body=body,
-        run_id=row.run_id,
-        job_id=row.job_id,
-        seq=row.seq,
-    )
+    return Event(id=event_id, sweep_id=sweep_id, at=at, actor=actor, body=body, run_id=run_id, job_id=job_id, seq=seq)
