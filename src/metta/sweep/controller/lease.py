@@ -6,8 +6,6 @@ import os
 import socket
 from pathlib import Path
 
-import psutil
-
 from metta.sweep.errors import LeaseHeldError
 from metta.sweep.protocols import Lease, Store
 
@@ -26,11 +24,15 @@ def _this_machine() -> str:
 
 def this_holder() -> str:
     """This process, by machine, process id and start time (ids are used again)."""
+    import psutil
+
     return f"{_this_machine()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
 def is_dead(holder: str) -> bool:
     """Whether a holder is certainly gone: it ran on this machine, and its process does not exist any more."""
+    import psutil  # a command that only looks at a finished sweep does not need it
+
     machine, pid, started = holder.rsplit(":", 2)
     if machine != _this_machine():
         return False
