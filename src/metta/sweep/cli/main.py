@@ -38,7 +38,7 @@ def _metta(
 
 def main() -> None:
     """Entry point: errors in one line, exit code 2 where typing something else helps, 1 otherwise."""
-    # Imports allocate much and leave no garbage: at the default threshold, looking for it is a tenth of a command's time.
+    # Imports allocate much and leave no garbage: looking for it at the default threshold is a tenth of a short command.
     gc.set_threshold(100_000)
     try:
         app()

@@ -22,10 +22,9 @@ def open_store(url: str, *, create: bool = False) -> Store:
 
     Args:
         url: Where the store is. `?synchronous=normal` after an SQLite URL trades the last moments before a power cut
-        for speed;
-            a crash of any process loses nothing either way.
+            for speed; a crash of any process loses nothing either way.
         create: Make the store where there is none; otherwise that is an error, so that reading never leaves files
-        behind.
+            behind.
 
     Raises:
         ConfigError: the URL's scheme is not known.
