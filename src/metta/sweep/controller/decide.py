@@ -19,7 +19,7 @@ from metta.sweep.model.sweep import SweepConfig, SweepStatus
 from metta.sweep.protocols import CreateRuns, Guard, History, Optimizer, Scheduler, StartJob, Suggestion
 
 #: A run whose jobs were lost this often takes its agent down with it (by exhausting memory, say) and is given up.
-MOST_LOSSES = 5
+MOST_LOSSES = 10
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
