@@ -23,6 +23,7 @@ from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.run import JobStatus
 from metta.sweep.protocols import Store
 from metta.sweep.stores import open_store, sql
+from metta.sweep.stores import reader as reading
 from metta.sweep.testing import StoreContract, run_events, sweep_created
 from metta.sweep.testing.stores import projections_equal_fold
 from metta.sweep.testing.sweeps import START, SWEEP
@@ -166,7 +167,7 @@ def test_reading_goes_on_while_another_process_is_in_the_middle_of_writing(store
 
 
 def test_a_lock_that_is_never_let_go_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql, "_LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(reading, "LOCK_TIMEOUT_S", 0.05)
     with closing(open_store(str(path), create=True)) as store:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
@@ -190,7 +191,7 @@ def test_a_full_disk_loses_nothing_and_work_goes_on_when_there_is_room(store: St
 
 
 def test_a_log_is_read_whole_however_many_pages_it_has(store: Store) -> None:
-    pages = 2 * sql._PAGE
+    pages = 2 * reading.PAGE
     before = store.append(run_events(0)[:4])[-1].seq
     store.append(reports(0, pages))
     assert [event.seq for event in store.read(SWEEP)] == list(range(1, before + pages + 1))
@@ -202,21 +203,21 @@ def test_a_reader_may_take_its_time(store: Store) -> None:
     store.append(run_events(0)[:4])
     reader = iter(store.read(SWEEP))
     assert next(reader).seq == 1
-    store.append(reports(0, sql._PAGE))
+    store.append(reports(0, reading.PAGE))
     assert [event.seq for event in reader] == list(range(2, 6))
 
 
 def test_a_batch_may_have_more_events_than_a_query_has_variables(path: Path) -> None:
     def lower_limit(connection: sqlite3.Connection, _: object) -> None:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, sql._PAGE + 10)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, reading.PAGE + 10)
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", lower_limit)
     try:
         with closing(open_store(str(path), create=True)) as store:
-            runs = [event for index in range(sql._PAGE + 20) for event in run_events(index)[:1]]
+            runs = [event for index in range(reading.PAGE + 20) for event in run_events(index)[:1]]
             store.append([sweep_created(), *runs])
             assert store.append(runs)[-1].seq == len(runs) + 1
-            store.append([event for index in range(sql._PAGE + 20) for event in run_events(index)[1:2]])
+            store.append([event for index in range(reading.PAGE + 20) for event in run_events(index)[1:2]])
             assert store.fetch_sweeps()[0].run_count == len(runs)
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "connect", lower_limit)

@@ -45,31 +45,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
 
 
-class Store(Protocol):
-    """Keeps the events, and tables projected from them.
-
-    Guarantees, checked by `testing.StoreContract`:
-    1. `append` writes all events or none. After it returns, they survive a crash.
-    2. The same event id twice is one event, also across calls.
-    3. An event that the sweep's state does not allow raises InvalidTransition and nothing is written.
-    4. Sequence numbers of a sweep are 1, 2, 3, ... without gaps, and `read` gives events in that order.
-    5. After any append the projections equal the fold of the events.
-    6. Methods may be called from any thread; several processes may use one store.
-    """
+class Reader(Protocol):
+    """What may be seen of a store: the log, and the tables projected from it."""
 
     #: Where other processes find the same store.
     url: str
-
-    def append(self, events: Sequence[Event], *, fence: int | None = None) -> list[Event]:
-        """Write events of one sweep; returns them with their sequence numbers, also those that were there before.
-
-        Raises:
-            InvalidTransition: an event does not fit the state it meets.
-            FencedError: `fence` is given and the sweep's lease has moved on.
-            NameTakenError: a sweep is created under another's name.
-            StoreError: the store cannot be written.
-        """
-        ...
 
     def read(self, sweep_id: str, after: int = 0, *, run_id: str | None = None) -> Iterable[Event]:
         """The sweep's events with sequence numbers above `after`, in order; with `run_id`, those about that run."""
@@ -96,6 +76,42 @@ class Store(Protocol):
         """Runs that fit all filters, by index, or by score in the sweep's direction (then only those that have one)."""
         ...
 
+    def fetch_lease(self, sweep_id: str) -> Lease | None:
+        """The lease as it stands, expired or not."""
+        ...
+
+    def fetch_heartbeats(self, sweep_id: str) -> list[Heartbeat]:
+        """The last heartbeat of each agent that ever worked for the sweep."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+class Store(Reader, Protocol):
+    """Keeps the events, and tables projected from them.
+
+    Guarantees, checked by `testing.StoreContract`:
+    1. `append` writes all events or none. After it returns, they survive a crash.
+    2. The same event id twice is one event, also across calls.
+    3. An event that the sweep's state does not allow raises InvalidTransition and nothing is written.
+    4. Sequence numbers of a sweep are 1, 2, 3, ... without gaps, and `read` gives events in that order.
+    5. After any append the projections equal the fold of the events.
+    6. Methods may be called from any thread; several processes may use one store.
+    """
+
+    def append(self, events: Sequence[Event], *, fence: int | None = None) -> list[Event]:
+        """Write events of one sweep; returns them with their sequence numbers, also those that were there before.
+
+        Raises:
+            InvalidTransition: an event does not fit the state it meets.
+            FencedError: `fence` is given and the sweep's lease has moved on.
+            NameTakenError: a sweep is created under another's name.
+            StoreError: the store cannot be written.
+        """
+        ...
+
     def acquire_lease(
         self, sweep_id: str, holder: str, now: float, ttl_s: float, *, steal: Lease | None = None
     ) -> Lease:
@@ -110,20 +126,8 @@ class Store(Protocol):
         """Give the lease up, if it is still held."""
         ...
 
-    def fetch_lease(self, sweep_id: str) -> Lease | None:
-        """The lease as it stands, expired or not."""
-        ...
-
     def beat(self, heartbeat: Heartbeat) -> None:
         """Replace the heartbeat of that sweep and host."""
-        ...
-
-    def fetch_heartbeats(self, sweep_id: str) -> list[Heartbeat]:
-        """The last heartbeat of each agent that ever worked for the sweep."""
-        ...
-
-    def close(self) -> None:
-        """Let go of all connections."""
         ...
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from metta.sweep.errors import AmbiguousIdError, NotFoundError
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.protocols import Store
+from metta.sweep.protocols import Reader
 
 #: Candidates named in a message.
 _SHOWN = 5
 
 
-def find_sweep(store: Store, address: str | None) -> SweepMetadata:
+def find_sweep(store: Reader, address: str | None) -> SweepMetadata:
     """The sweep with this id, name or unique prefix of an id; the latest one without an address.
 
     Raises:
@@ -34,7 +34,7 @@ def find_sweep(store: Store, address: str | None) -> SweepMetadata:
     return found[0]
 
 
-def find_run(store: Store, address: str) -> RunInfo:
+def find_run(store: Reader, address: str) -> RunInfo:
     """The run with this id or unique prefix, in any sweep; `SWEEP/RUN` looks in one.
 
     Raises:

@@ -11,8 +11,8 @@ from metta.sweep.cli.options import JsonOption, RunArgument, StoreOption, SweepA
 from metta.sweep.errors import NotFoundError
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.protocols import Store
-from metta.sweep.stores import open_store, store_url
+from metta.sweep.protocols import Reader
+from metta.sweep.stores import open_reader, store_url
 
 #: Statuses of runs that have work to do.
 _UNENDED = [status for status in JobStatus if not status.ended]
@@ -31,7 +31,7 @@ def list_sweeps(sweep: SweepArgument = "", store: StoreOption = None, as_json: J
     """List the sweeps of the store; with SWEEP, the runs of that one."""
     from metta.sweep.cli.shapes import print_json, sweep_row_shape
 
-    opened = open_store(store_url(store))
+    opened = open_reader(store_url(store))
     if sweep:
         _list_runs(opened, sweep, as_json)
         return
@@ -46,7 +46,7 @@ def list_sweeps(sweep: SweepArgument = "", store: StoreOption = None, as_json: J
     console().print(sweeps_table(sweeps))
 
 
-def _list_runs(store: Store, address: str | None, as_json: bool) -> None:
+def _list_runs(store: Reader, address: str | None, as_json: bool) -> None:
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.cli.shapes import print_json, run_shape
 
@@ -71,7 +71,7 @@ def status(
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.controller.lease import is_controlled
 
-    opened = open_store(store_url(store))
+    opened = open_reader(store_url(store))
     if runs:
         _list_runs(opened, sweep, as_json)
         return
@@ -93,7 +93,7 @@ def status(
     screen.print(status_view(found, top, unended, beats, screen, now=now, controlled=controlled))
 
 
-def _best_run(store: Store, sweep: SweepMetadata) -> RunInfo | None:
+def _best_run(store: Reader, sweep: SweepMetadata) -> RunInfo | None:
     if sweep.best_run_id is None:
         return None
     return store.fetch_runs(sweep.sweep_id, run_ids=[sweep.best_run_id])[0]
@@ -103,7 +103,7 @@ def show(run: RunArgument, store: StoreOption = None, as_json: JsonOption = Fals
     """Show one run: configuration, metrics, jobs, and why it was started."""
     from metta.sweep.cli.addresses import find_run, find_sweep
 
-    opened = open_store(store_url(store))
+    opened = open_reader(store_url(store))
     found = find_run(opened, run)
     events = list(opened.read(found.sweep_id, run_id=found.run_id))
     if as_json:
@@ -126,7 +126,7 @@ def best(
     """Show the best runs of a sweep."""
     from metta.sweep.cli.addresses import find_sweep
 
-    opened = open_store(store_url(store))
+    opened = open_reader(store_url(store))
     found = find_sweep(opened, sweep)
     runs = opened.fetch_runs(found.sweep_id, best_first=True, limit=top)
     if as_json:

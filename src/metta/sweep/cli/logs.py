@@ -11,8 +11,8 @@ import typer
 
 from metta.sweep.cli.options import RunArgument, StoreOption
 from metta.sweep.errors import NotFoundError
-from metta.sweep.protocols import Store
-from metta.sweep.stores import open_store, store_url
+from metta.sweep.protocols import Reader
+from metta.sweep.stores import open_reader, store_url
 
 #: How often a followed log is looked at.
 _LOOK_EVERY_S = 0.2
@@ -32,7 +32,7 @@ def logs(
     """Print what a run's jobs have printed, attempt after attempt."""
     from metta.sweep.cli.addresses import find_run
 
-    opened = open_store(store_url(store))
+    opened = open_reader(store_url(store))
     found = find_run(opened, run)
     printed: dict[str, int] = {}
     while True:
@@ -47,7 +47,7 @@ def logs(
         raise NotFoundError(f"run {found.run_id} is {current.status} and has no log yet")
 
 
-def _is_over(store: Store, sweep_id: str) -> bool:
+def _is_over(store: Reader, sweep_id: str) -> bool:
     return store.fetch_sweeps(sweep_id)[0].status.ended
 
 

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from metta.sweep.errors import SweepError
-from metta.sweep.stores import STORE_VARIABLE, open_store, store_url
+from metta.sweep.stores import STORE_VARIABLE, open_reader, store_url
 
 
 def _complete_sweep(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     try:
-        sweeps = open_store(store_url(context.params.get("store"))).fetch_sweeps()
+        sweeps = open_reader(store_url(context.params.get("store"))).fetch_sweeps()
     except SweepError:
         return []  # no store, nothing to complete
     return [(s.sweep_id, f"{s.config.name} {s.status}") for s in sweeps if s.sweep_id.startswith(incomplete)]
@@ -20,7 +20,7 @@ def _complete_sweep(context: typer.Context, incomplete: str) -> list[tuple[str, 
 
 def _complete_run(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     try:
-        runs = open_store(store_url(context.params.get("store"))).fetch_runs(id_prefix=incomplete, limit=100)
+        runs = open_reader(store_url(context.params.get("store"))).fetch_runs(id_prefix=incomplete, limit=100)
     except SweepError:
         return []
     return [(run.run_id, f"{run.status} {run.score}") for run in runs]

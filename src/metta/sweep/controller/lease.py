@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from metta.sweep.errors import LeaseHeldError
-from metta.sweep.protocols import Lease, Store
+from metta.sweep.protocols import Lease, Reader, Store
 
 #: A holder that is silent for so long has lost the lease. Renewed at a third of it, it outlasts two missed renewals.
 LEASE_TTL_S = 30.0
@@ -61,7 +61,7 @@ def acquire(store: Store, sweep_id: str, now: float) -> Lease:
         return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S, steal=current)
 
 
-def is_controlled(store: Store, sweep_id: str, now: float) -> bool:
+def is_controlled(store: Reader, sweep_id: str, now: float) -> bool:
     """Whether a controller is at work on the sweep, as far as can be told from here."""
     lease = store.fetch_lease(sweep_id)
     return lease is not None and lease.expires_at > now and not is_dead(lease.holder)

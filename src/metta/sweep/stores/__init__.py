@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from metta.sweep.errors import ConfigError
-from metta.sweep.protocols import Store
+from metta.sweep.protocols import Reader, Store
 
 DEFAULT_STORE = "sqlite:///sweeps.db"
 #: Environment variable with the URL of the store to use.
@@ -30,11 +31,22 @@ def open_store(url: str, *, create: bool = False) -> Store:
         ConfigError: the URL's scheme is not known.
         StoreError: the store is missing, damaged, or cannot be read.
     """
-    scheme = url.split("://", 1)[0] if "://" in url else "sqlite"
-    if scheme != "sqlite":
-        raise ConfigError(f"store: scheme {scheme!r} of {url!r} is not known; use sqlite:///FILE")
-    from sqlalchemy import URL
-
     from metta.sweep.stores.sql import SqlStore
 
-    return SqlStore(url if "://" in url else URL.create("sqlite", database=url), create=create)
+    return SqlStore(_checked(url), create=create)
+
+
+def open_reader(url: str) -> Reader:
+    """The store at `url` to look at only, in a fraction of the time that `open_store` takes; raises the same errors."""
+    from metta.sweep.stores.reader import SqliteReader
+
+    return SqliteReader(_checked(url))
+
+
+def _checked(url: str) -> str | Path:
+    if "://" not in url:
+        return Path(url)
+    scheme = url.split("://", 1)[0]
+    if scheme != "sqlite":
+        raise ConfigError(f"store: scheme {scheme!r} of {url!r} is not known; use sqlite:///FILE")
+    return url

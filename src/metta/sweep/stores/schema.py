@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
-#: Written to the `schema` table of each store; a store of a later version is refused, one of an earlier version
-#: migrated.
-SCHEMA_VERSION = 1
+from metta.sweep.stores.reader import SCHEMA_TABLE
 
 METADATA = MetaData()
 
-SCHEMA = Table("metta_sweep_schema", METADATA, Column("version", Integer, nullable=False))
+SCHEMA = Table(SCHEMA_TABLE, METADATA, Column("version", Integer, nullable=False))
 
 EVENTS = Table(
     "events",
