@@ -424,11 +424,12 @@ def test_a_run_that_was_lost_less_often_is_completed() -> None:
 
 
 def test_losses_of_all_jobs_of_a_run_count_together() -> None:
-    world = World(max_trials=1, endings=["lost", "lost", "lost", "scored", "lost", "lost"], evaluate=EVALUATION)
+    endings = ["lost", "lost", "lost", "scored", *["lost"] * (MOST_LOSSES - 3)]
+    world = World(max_trials=1, endings=endings, evaluate=EVALUATION)
     world.run_to_the_end()
     [run] = world.runs
     assert run.status is JobStatus.FAILED
-    assert [job.type for job in run.jobs] == [JobType.TRAIN] * 4 + [JobType.EVAL] * 2
+    assert [job.type for job in run.jobs] == [JobType.TRAIN] * 4 + [JobType.EVAL] * (MOST_LOSSES - 3)
 
 
 def test_a_spent_budget_stops_new_runs_and_lets_begun_ones_end() -> None:

@@ -69,10 +69,7 @@ class SqliteReader:
 
     def __init__(self, url: str | Path) -> None:
         self._locate(url)
-        if not self._path.exists():
-            raise StoreError(
-                f"store {self._path}: there is no such file; start a sweep first, or name another with --store"
-            )
+        self._check_exists()
         self._open()
 
     def _locate(self, url: str | Path) -> None:
@@ -89,6 +86,12 @@ class SqliteReader:
         #: Absolute, so that processes with other working folders find the same store.
         self._path = Path(file).absolute()
         self.url = f"sqlite:///{quote(str(self._path))}" + (f"?{options}" if options else "")
+
+    def _check_exists(self) -> None:
+        if not self._path.exists():
+            raise StoreError(
+                f"store {self._path}: there is no such file; start a sweep first, or name another with --store"
+            )
 
     def _open(self) -> None:
         self._read_lock = threading.Lock()

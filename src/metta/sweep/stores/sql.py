@@ -47,10 +47,8 @@ class SqlStore(SqliteReader):
     def __init__(self, url: str | Path, *, create: bool = False) -> None:
         self._locate(url)
         self._create = create
-        if not create and not self._path.exists():
-            raise StoreError(
-                f"store {self._path}: there is no such file; start a sweep first, or name another with --store"
-            )
+        if not create:
+            self._check_exists()
         self._write_lock = threading.Lock()
         self._engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
 
