@@ -12,17 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from metta.sweep.errors import ConfigError, did_you_mean
 from metta.sweep.protocols import Optimizer, Scheduler
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Room = Literal["optimizers", "schedulers", "dispatchers"]
 
 
 @cache
 def _entries(room: Room) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # a script that only decorates a function does not need it
+
     return {entry.name: entry for entry in entry_points(group=f"metta.sweep.{room}")}
 
 
