@@ -38,7 +38,7 @@ def test_a_sweep_survives_twenty_kills_of_its_controller(make_world: MakeWorld) 
     kills = 0
     while kills < 20:
         world.start_controller()
-        world.wait_for_events(chance.randint(1, 24))
+        world.wait_for_events(chance.randint(1, 16))
         assert not world.is_over(), f"the sweep ended after {kills} kills; give it more to do"
         world.kill_controller()
         kills += 1
