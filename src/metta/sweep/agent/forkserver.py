@@ -1,9 +1,9 @@
 """A small process that holds the user's imports and forks the jobs.
 
-The standard library has a fork server too (`multiprocessing.forkserver`); this one exists because a trial then costs 2
-ms instead of 7, because it can tell how a process ended and what it used (`wait4`), and because every job becomes a
-session of its own that is killed whole. It has one thread and does nothing but fork, signal and reap: forking is safe
-only in a process without other threads.
+The standard library has a fork server too (`multiprocessing.forkserver`); this one exists because a trial then costs a
+third of the time (benchmarks/fork.py), because it can tell how a process ended and what it used (`wait4`), and because
+every job becomes a session of its own that is killed whole. It has one thread and does nothing but fork, signal and
+reap: forking is safe only in a process without other threads.
 
 It ends, and all its jobs with it, when the agent's end of its socket closes. Jobs die with it in turn
 (PR_SET_PDEATHSIG), so that whichever of the processes is killed, none is left behind.
