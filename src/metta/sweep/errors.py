@@ -13,7 +13,11 @@
     ├── MetricError              a report that is not a mapping of names to finite numbers
     ├── InvalidTransition        an event that the state of its run does not allow
     ├── StoreError               the store cannot be opened, read or written
+    │   ├── StoreAwayError       it cannot just now: server down, disk full, locked; trying again later makes sense
+    │   ├── DamagedStoreError    what it holds is not what was written
+    │   ├── StaleWriteError      the sweep has events that the writer had not seen
     │   └── FencedError          this controller's lease was taken over; its writes are refused
+    ├── CheckpointError          a checkpoint cannot be saved, or none that was asked for can be loaded
     └── DispatchError            the compute did not take or answer for a job
 
 Errors cross process borders, so each one rebuilds from `args`.
@@ -77,8 +81,24 @@ class StoreError(SweepError):
     """The store cannot be opened, read or written."""
 
 
+class StoreAwayError(StoreError):
+    """The store cannot be reached or written just now; nothing is wrong with what it holds, so trying again helps."""
+
+
+class DamagedStoreError(StoreError):
+    """What the store holds is not what was written to it: a row, a page or the whole file was changed or lost."""
+
+
+class StaleWriteError(StoreError):
+    """The sweep has new events since it was read; read it and decide again."""
+
+
 class FencedError(StoreError):
     """This controller's lease was taken over by a later one, so its writes are refused."""
+
+
+class CheckpointError(SweepError):
+    """A checkpoint cannot be saved, or none that was asked for can be loaded."""
 
 
 class DispatchError(SweepError):
