@@ -11,3 +11,7 @@ class SystemClock:
     def now(self) -> float:
         """Seconds since the epoch, UTC."""
         return time.time()
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        return time.monotonic()

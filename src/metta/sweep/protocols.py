@@ -19,7 +19,11 @@ class Clock(Protocol):
     """The only source of time."""
 
     def now(self) -> float:
-        """Seconds since the epoch, UTC."""
+        """Seconds since the epoch, UTC; jumps when somebody sets the clock."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, for durations; never jumps."""
         ...
 
 
@@ -223,6 +227,15 @@ class Standing(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a job went."""
+
+    #: Name of the dispatcher that took it.
+    dispatcher: str
+    #: Why that one, where there was a choice.
+    reasons: tuple[str, ...] = ()
+
+
 class Dispatcher(Protocol):
     """Brings jobs to some compute and answers for them.
 
@@ -239,12 +252,24 @@ class Dispatcher(Protocol):
         """How many jobs of this sweep fit at one time; None where there is no limit."""
         ...
 
-    def dispatch(self, jobs: Sequence[JobDefinition]) -> None:
-        """Start these jobs, those already known excepted; raises DispatchError when they cannot be handed over."""
+    def dispatch(self, jobs: Sequence[JobDefinition]) -> Mapping[str, Placement]:
+        """Start these jobs, those already known excepted.
+
+        Returns:
+            By job id, where the jobs are that it took or already had; those for which there is no room just now are
+            left out and may be offered again.
+
+        Raises:
+            DispatchError: the compute does not answer or refuses; none or some of the jobs may have been taken.
+        """
         ...
 
     def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
         """What is known of each job."""
+        ...
+
+    def held(self) -> list[str]:
+        """Ids of all jobs of the sweep that run or wait there, those that nobody asked about included."""
         ...
 
     def cancel(self, job_ids: Sequence[str], outcome: Outcome, reason: str) -> None:

@@ -160,6 +160,8 @@ class Agent:
                 self._take(definition)
         elif isinstance(request, msg.AskStanding):
             return msg.Reply(known=[job_id for job_id in request.job_ids if self._knows(job_id)])
+        elif isinstance(request, msg.AskHeld):
+            return msg.Reply(known=list(self._jobs))
         elif isinstance(request, msg.Cancel):
             for job_id in request.job_ids:
                 if job_id in self._jobs:

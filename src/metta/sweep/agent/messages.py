@@ -38,6 +38,10 @@ class AskStanding(_Message, frozen=True, kw_only=True, tag="ask_standing"):
     job_ids: list[str]
 
 
+class AskHeld(_Message, frozen=True, kw_only=True, tag="ask_held"):
+    """Which jobs run or wait?"""
+
+
 class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
     """End these jobs: SIGTERM, the sweep's grace, SIGKILL."""
 
@@ -59,13 +63,13 @@ class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
     """The controller needs the agent no more: end as soon as nothing runs."""
 
 
-Request: TypeAlias = Dispatch | AskStanding | Cancel | Report | Leave
+Request: TypeAlias = Dispatch | AskStanding | AskHeld | Cancel | Report | Leave
 
 
 class Reply(_Message, frozen=True, kw_only=True):
     """The agent's answer to any request."""
 
-    #: To AskStanding: the jobs that are known.
+    #: To AskStanding: the jobs that are known. To AskHeld: those that have not ended.
     known: list[str] = []
     #: Why the request was refused.
     error: str | None = None

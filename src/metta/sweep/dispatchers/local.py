@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from metta.sweep.agent.location import read_address
 from metta.sweep.errors import DispatchError
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import SweepConfig
-from metta.sweep.protocols import Clock, Standing, Store
+from metta.sweep.protocols import Clock, Placement, Standing, Store
 from metta.sweep.stores import STORE_VARIABLE
 
 #: An agent that starts imports the store and listens: half a second, ten on a machine that is swamped.
@@ -62,11 +62,12 @@ class LocalDispatcher:
         per_job = self._config.resources.gpus
         return self._gpus // per_job if per_job else None
 
-    def dispatch(self, jobs: Sequence[JobDefinition]) -> None:
+    def dispatch(self, jobs: Sequence[JobDefinition]) -> Mapping[str, Placement]:
         """See `Dispatcher.dispatch`."""
         if self._connection is None and not self._connect():
             self._start_agent()
         self._ask(msg.Dispatch(jobs=list(jobs)))
+        return {job.job_id: Placement(dispatcher=self.name) for job in jobs}
 
     def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
         """See `Dispatcher.standing`."""
@@ -79,6 +80,12 @@ class LocalDispatcher:
             self._kill_hung_agent()
             return dict.fromkeys(job_ids, Standing.UNKNOWN)
         return {job_id: Standing.KNOWN if job_id in known else Standing.LOST for job_id in job_ids}
+
+    def held(self) -> list[str]:
+        """See `Dispatcher.held`."""
+        if self._connection is None and not self._connect():
+            return []
+        return self._ask(msg.AskHeld()).known
 
     def cancel(self, job_ids: Sequence[str], outcome: Outcome, reason: str) -> None:
         """See `Dispatcher.cancel`."""

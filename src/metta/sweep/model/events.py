@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from metta.sweep.model.ids import new_event_id
-from metta.sweep.model.run import JobType, Outcome
+from metta.sweep.model.run import FailureKind, JobType, Outcome
 from metta.sweep.model.space import Config
 from metta.sweep.model.sweep import SweepConfig, SweepStatus
 
@@ -32,6 +32,30 @@ class SweepResumed(_Body, frozen=True, kw_only=True, tag="sweep_resumed"):
 
     #: Fields of SweepConfig that changed, with their new values.
     changes: dict[str, Any] = {}
+
+
+class SweepPaused(_Body, frozen=True, kw_only=True, tag="sweep_paused"):
+    """Nothing new starts until the sweep is resumed: the user's wish, or the controller's after failures."""
+
+    reason: str
+
+
+class SweepAmended(_Body, frozen=True, kw_only=True, tag="sweep_amended"):
+    """The user changed what is searched, in the middle of it; scores were written anew before, where they changed."""
+
+    #: Fields of AMENDABLE with their new values.
+    changes: dict[str, Any]
+    best_run_id: str | None = None
+    best_score: float | None = None
+
+
+class DispatchFailed(_Body, frozen=True, kw_only=True, tag="dispatch_failed"):
+    """The dispatcher would not take jobs that were granted; they are offered again later."""
+
+    dispatcher: str
+    reason: str
+    #: Not before this time.
+    retry_at: float
 
 
 class SweepStopRequested(_Body, frozen=True, kw_only=True, tag="sweep_stop_requested"):
@@ -83,6 +107,8 @@ class JobDispatched(_Body, frozen=True, kw_only=True, tag="job_dispatched"):
     """A dispatcher took the job."""
 
     dispatcher: str
+    #: Why this one, where there are several.
+    reasons: tuple[str, ...] = ()
 
 
 class JobStarted(_Body, frozen=True, kw_only=True, tag="job_started"):
@@ -115,11 +141,36 @@ class JobExited(_Body, frozen=True, kw_only=True, tag="job_exited"):
     cpu_seconds: float | None = None
     #: Peak resident memory of the process, where known.
     memory_peak_bytes: int | None = None
+    #: Of a failure: what it is put down to. With it the run waits for a decision; without it, as written by versions
+    #: before retries, the run has failed.
+    failure: FailureKind | None = None
+    #: Of a failure: equal for failures of the same kind at the same place of the code.
+    signature: str | None = None
 
 
 class JobLost(_Body, frozen=True, kw_only=True, tag="job_lost"):
-    """Nobody knows the job any more: its agent or machine is gone. The run goes back to where it was before."""
+    """Nobody knows the job any more: its agent or machine is gone."""
 
+    reason: str
+    #: With it the run waits for a decision; without it, as written by versions before retries, it is tried again at
+    #: once.
+    failure: FailureKind | None = None
+
+
+class CheckpointSaved(_Body, frozen=True, kw_only=True, tag="checkpoint_saved"):
+    """The job saved its progress; the file was on disk before this was written."""
+
+    step: int
+    #: Relative to the run's folder.
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class CheckpointDeleted(_Body, frozen=True, kw_only=True, tag="checkpoint_deleted"):
+    """A checkpoint is no more: the retention rules let it go, or it was found damaged."""
+
+    step: int
     reason: str
 
 
@@ -133,6 +184,22 @@ class RunFailed(_Body, frozen=True, kw_only=True, tag="run_failed"):
     """The run ended without a result that counts."""
 
     reason: str
+    #: The metric's last value, if there was one.
+    partial_score: float | None = None
+    #: As of JobExited, for a failure that is found after the job.
+    signature: str | None = None
+
+
+class RunRetryScheduled(_Body, frozen=True, kw_only=True, tag="run_retry_scheduled"):
+    """A failed job will be tried again."""
+
+    #: Seconds since the epoch.
+    retry_at: float
+    #: Failures forgiven so far that count, this one included if it does.
+    retry_count: int
+    reason: str
+    #: Memory limit from now on, where it changes.
+    memory_gb: float | None = None
 
 
 class RunCancelled(_Body, frozen=True, kw_only=True, tag="run_cancelled"):
@@ -142,14 +209,50 @@ class RunCancelled(_Body, frozen=True, kw_only=True, tag="run_cancelled"):
 
 
 class RunRequeued(_Body, frozen=True, kw_only=True, tag="run_requeued"):
-    """A run that was interrupted is to be tried again."""
+    """A run is to be tried again: its wait is over, it was interrupted, or the user wants it."""
 
     reason: str
+    #: The step of the checkpoint to go on from; None for the last one.
+    checkpoint: int | None = None
+
+
+class RunRolledBack(_Body, frozen=True, kw_only=True, tag="run_rolled_back"):
+    """The user took a run back: it counts as no observation any more. What it left is kept."""
+
+    reason: str
+    #: The sweep's best run without it.
+    best_run_id: str | None = None
+    best_score: float | None = None
+
+
+class RunRestored(_Body, frozen=True, kw_only=True, tag="run_restored"):
+    """A run that was rolled back counts again."""
+
+    reason: str
+
+
+class RunRescored(_Body, frozen=True, kw_only=True, tag="run_rescored"):
+    """An amendment changed what counts: the run's result by another metric, or none where it was not reported."""
+
+    reason: str
+    score: float | None = None
+
+
+class StateRepaired(_Body, frozen=True, kw_only=True, tag="state_repaired"):
+    """An inconsistency in what the log says of a run was mended."""
+
+    problem: str
+    #: Fields of RunInfo that were wrong, and what they are now, in JSON's terms.
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 Body: TypeAlias = (
     SweepCreated
     | SweepResumed
+    | SweepPaused
+    | SweepAmended
+    | DispatchFailed
     | SweepStopRequested
     | SweepEnded
     | ControllerStarted
@@ -161,10 +264,17 @@ Body: TypeAlias = (
     | MetricsReported
     | JobExited
     | JobLost
+    | CheckpointSaved
+    | CheckpointDeleted
     | RunCompleted
     | RunFailed
+    | RunRetryScheduled
     | RunCancelled
     | RunRequeued
+    | RunRolledBack
+    | RunRestored
+    | RunRescored
+    | StateRepaired
 )
 
 

@@ -19,14 +19,21 @@ class JobStatus(StrEnum):
     TRAINING_DONE_NO_EVAL = "TRAINING_DONE_NO_EVAL"
     IN_EVAL = "IN_EVAL"
     EVAL_DONE_NOT_COMPLETED = "EVAL_DONE_NOT_COMPLETED"
+    #: An attempt failed: what follows is still to be decided, or is decided and waits for its time.
+    RETRYING = "RETRYING"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    #: Undone by the user: no observation any more, though all that it left is kept.
+    ROLLED_BACK = "ROLLED_BACK"
 
     @property
     def ended(self) -> bool:
         """Whether the run is over, unless something brings it back."""
-        return self is JobStatus.COMPLETED or self is JobStatus.FAILED or self is JobStatus.CANCELLED
+        return self in _ENDED
+
+
+_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.ROLLED_BACK})
 
 
 class JobType(StrEnum):
@@ -66,12 +73,87 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class FailureKind(StrEnum):
+    """What a failure is put down to; decides whether and how the run is tried again."""
+
+    #: The user's code raised, or exited with a code other than 0.
+    USER_ERROR = "user_error"
+    #: What the code reported is no finite number, or not the metric that counts. The same again would end the same.
+    BAD_METRICS = "bad_metrics"
+    #: Over its memory limit, killed by the kernel for want of memory, or MemoryError and its kin.
+    OUT_OF_MEMORY = "out_of_memory"
+    #: A signal from outside: segmentation fault, somebody's kill.
+    KILLED = "killed"
+    TIMED_OUT = "timeout"
+    #: The scheduler of the compute took the node back.
+    PREEMPTED = "preempted"
+    #: The machine, or the agent on it, is gone.
+    NODE_LOST = "node_lost"
+    #: What the job writes to is away: disk full, file system gone, store unreachable.
+    STORE_LOST = "store_lost"
+    #: The compute would not take the job.
+    DISPATCHER_ERROR = "dispatcher_error"
+
+
+#: Failures of the surroundings: tried again unless the user says otherwise.
+ENVIRONMENT_FAILURES = (
+    FailureKind.OUT_OF_MEMORY,
+    FailureKind.KILLED,
+    FailureKind.PREEMPTED,
+    FailureKind.NODE_LOST,
+    FailureKind.STORE_LOST,
+    FailureKind.DISPATCHER_ERROR,
+)
+#: Failures that say nothing about the run, and so do not count against `max_retries`.
+UNCOUNTED_FAILURES = frozenset(
+    {FailureKind.PREEMPTED, FailureKind.NODE_LOST, FailureKind.STORE_LOST, FailureKind.DISPATCHER_ERROR}
+)
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which failed jobs are tried again, how often, and after what time."""
+
+    #: Failures of one kind of job of a run that are forgiven; lost nodes and preemptions are not counted.
+    max_retries: Annotated[int, Meta(ge=0)] = 3
+    #: Wait before the first retry.
+    retry_delay_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 60.0
+    #: Each wait is this much longer than the one before it.
+    backoff: Annotated[float, Meta(ge=1, le=100)] = 2.0
+    max_delay_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
+    #: Waits differ by up to this share, so that runs which failed together are not retried together.
+    jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    #: Kinds of failures that are tried again.
+    on: tuple[FailureKind, ...] = ENVIRONMENT_FAILURES
+    #: After running out of memory the next attempt may use this much more; 1 means that it is not tried again.
+    memory_growth: Annotated[float, Meta(ge=1, le=100)] = 1.0
+    #: But never more than this.
+    max_memory_gb: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+
+
 class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one job occupies."""
 
     #: Also the number of threads that numerical libraries may use in it.
     cpus: Annotated[int, Meta(ge=1)] = 1
     gpus: Annotated[int, Meta(ge=0)] = 0
+    #: Resident memory of all its processes together, in GiB; a job that exceeds it is killed. Without it there is no
+    #: limit.
+    memory_gb: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job saved of its progress, so that it, another attempt or another run can go on from there."""
+
+    step: int
+    #: A file or folder, relative to the run's folder.
+    path: str
+    sha256: str
+    size_bytes: int
+    at: float
+    #: The attempt that saved it.
+    job_id: str
+    #: Value of the sweep's metric at that time, if there was one.
+    score: float | None = None
 
 
 class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +165,14 @@ class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
     type: JobType
     attempt: int
     config: Config
+    #: Failures that were forgiven before this attempt, of those that are forgiven at most.
+    retry_count: int = 0
+    max_retries: int = 0
+    retry_delay_seconds: float = 0.0
+    failure_reasons: tuple[str, ...] = ()
+    #: What this attempt may go on from, oldest first.
+    checkpoints: tuple[Checkpoint, ...] = ()
+    resources: Resources = Resources()
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,6 +191,16 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     log: str | None = None
     #: Names of the metrics that this attempt has reported.
     reported: tuple[str, ...] = ()
+    failure: FailureKind | None = None
+    #: Equal for failures of the same kind at the same place of the code.
+    signature: str | None = None
+
+
+class Undone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run was before it was rolled back."""
+
+    status: JobStatus
+    score: float | None = None
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,6 +224,19 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_at: float | None = None
     failure_reasons: tuple[str, ...] = ()
     jobs: tuple[JobInfo, ...] = ()
+    #: Failures of the job at hand that were forgiven and counted.
+    retry_count: int = 0
+    #: When the next attempt is due; None while that is undecided, or nothing is to be retried.
+    retry_at: float | None = None
+    #: Memory limit of the next attempts where it differs from the sweep's.
+    memory_gb: float | None = None
+    #: Checkpoints on disk, by step.
+    checkpoints: tuple[Checkpoint, ...] = ()
+    #: The step from which the user wants the next attempt to go on; None for the last one.
+    resume_from: int | None = None
+    #: The metric's last value of a run that failed.
+    partial_score: float | None = None
+    undone: Undone | None = None
 
     @property
     def open_job(self) -> JobInfo | None:
@@ -134,9 +247,21 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Number of attempts so far at this kind of job."""
         return sum(1 for job in self.jobs if job.type is job_type)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether a train job has succeeded."""
+        return any(job.type is JobType.TRAIN and job.outcome is Outcome.SUCCEEDED for job in self.jobs)
+
+    @property
+    def usable_checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Those that the next attempt may go on from, oldest first."""
+        if self.resume_from is None:
+            return self.checkpoints
+        return tuple(checkpoint for checkpoint in self.checkpoints if checkpoint.step <= self.resume_from)
+
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a completed run taught: the optimizers' view of it."""
+    """What a run taught: the optimizers' view of it."""
 
     run_id: str
     config: Config
@@ -144,3 +269,5 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     #: Compute seconds.
     cost: float
     metrics: dict[str, float]
+    #: The last value before a failure rather than the result.
+    partial: bool = False

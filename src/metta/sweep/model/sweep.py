@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
-from metta.sweep.model.run import JobStatus, Resources
+from metta.sweep.model.run import JobStatus, JobType, Resources, RetryPolicy
 from metta.sweep.model.space import SearchSpace
 
 
@@ -67,6 +68,16 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scheduler_options: dict[str, Any] = {}
 
 
+class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which checkpoints of a run are kept: those that any rule names, and always the last; all without a rule."""
+
+    last: Annotated[int, Meta(ge=1)] | None = None
+    #: Those with the best values of the sweep's metric.
+    best: Annotated[int, Meta(ge=1)] | None = None
+    #: Those whose step is a multiple of this.
+    every: Annotated[int, Meta(ge=1)] | None = None
+
+
 class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that defines a sweep. Immutable but for its limits, which a resume may change."""
 
@@ -98,6 +109,17 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     grace_s: float = 10.0
     #: "process" gives each job a process of its own; "reuse" lets a warm worker serve many jobs in turn.
     isolation: Isolation = "process"
+    #: Whether failed jobs are tried again; for eval jobs `retry_eval` where it is given.
+    retry: RetryPolicy = RetryPolicy()
+    retry_eval: RetryPolicy | None = None
+    #: So many jobs in a row that fail in the same way pause the sweep: a typo must not burn a thousand runs. 0: never.
+    same_error_limit: int = 3
+    #: Whether the last score of a run that failed counts as an observation.
+    partial_results: bool = False
+    checkpoints: Retention = Retention()
+    #: Hours between automatic backups of an SQLite store, and how many of them are kept.
+    backup_hours: float | None = None
+    backups: int = 3
     #: Absolute folder for logs and the trials' own files.
     directory: str
     #: Absolute folder in which jobs run.
@@ -113,13 +135,24 @@ LIMITS = (
     "max_hours",
     "job_timeout_s",
     "grace_s",
+    "retry",
+    "retry_eval",
+    "same_error_limit",
+    "partial_results",
+    "checkpoints",
+    "backup_hours",
+    "backups",
 )
+#: Fields that define what is searched: they change only when the user amends the sweep.
+AMENDABLE = ("search_space", "metric", "direction", "strategy")
 
 
 class SweepStatus(StrEnum):
     """Where a sweep stands. Whether a controller is at work on it is the lease's to say, not the status's."""
 
     RUNNING = "RUNNING"
+    #: Nothing new starts until the user resumes it.
+    PAUSED = "PAUSED"
     #: The user asked for the end; running jobs are being cancelled.
     STOPPING = "STOPPING"
     STOPPED = "STOPPED"
@@ -149,6 +182,14 @@ class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):
     best_score: float | None = None
     #: Compute seconds of all jobs that ended.
     cost: float = 0.0
+    #: How the last failure came about, and how many came about like it since a run last completed.
+    failure_signature: str | None = None
+    same_failures: int = 0
+    #: Failures that a second attempt has got over: they pass, so they don't pause the sweep.
+    passing_failures: tuple[str, ...] = ()
+    #: How often in a row the dispatcher would not take jobs, and when it is asked again.
+    dispatch_failures: int = 0
+    dispatch_at: float | None = None
 
     @property
     def run_count(self) -> int:
@@ -156,9 +197,20 @@ class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.counts.values())
 
     @property
+    def trial_count(self) -> int:
+        """Runs that count against `max_trials`: all but those that were rolled back."""
+        return self.run_count - self.counts.get(JobStatus.ROLLED_BACK, 0)
+
+    @property
     def ended_count(self) -> int:
         """Runs that ended, in whatever way."""
         return sum(count for status, count in self.counts.items() if status.ended)
+
+    def retry_policy(self, job_type: JobType) -> RetryPolicy:
+        """What holds for failed jobs of this kind."""
+        if job_type is JobType.EVAL and self.config.retry_eval is not None:
+            return self.config.retry_eval
+        return self.config.retry
 
     def is_better(self, score: float) -> bool:
         """Whether a score beats the best so far; of equal scores the earlier stays best."""

@@ -1,0 +1,266 @@
+"""What each event makes of a run; `fold` applies it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from metta.sweep.model import events as ev
+from metta.sweep.model.events import Event
+from metta.sweep.model.run import Checkpoint, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo, Undone
+from metta.sweep.model.sweep_transitions import refused
+
+
+def created(event: Event, run_id: str, body: ev.RunCreated) -> RunInfo:
+    """A new run."""
+    return RunInfo(sweep_id=event.sweep_id, run_id=run_id, index=body.index, config=body.config, created_at=event.at)
+
+
+#: What each kind of job needs before it, is during it, and leaves after success.
+_BEFORE = {JobType.TRAIN: JobStatus.PENDING, JobType.EVAL: JobStatus.TRAINING_DONE_NO_EVAL}
+_DURING = {JobType.TRAIN: JobStatus.IN_TRAINING, JobType.EVAL: JobStatus.IN_EVAL}
+_AFTER = {JobType.TRAIN: JobStatus.TRAINING_DONE_NO_EVAL, JobType.EVAL: JobStatus.EVAL_DONE_NOT_COMPLETED}
+
+
+def _job_granted(run: RunInfo, event: Event, body: ev.JobGranted) -> RunInfo:
+    if run.status is not _BEFORE[body.job_type] or run.open_job is not None:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    if event.job_id is None or body.attempt != run.attempts(body.job_type) + 1:
+        raise refused(event, f"attempt {body.attempt} comes after {run.attempts(body.job_type)} earlier ones")
+    job = JobInfo(job_id=event.job_id, type=body.job_type, attempt=body.attempt, granted_at=event.at)
+    return replace(run, jobs=(*run.jobs, job))
+
+
+def _current_job(run: RunInfo, event: Event) -> JobInfo:
+    job = run.open_job
+    if job is None or job.job_id != event.job_id:
+        raise refused(event, f"it is not the open job of run {run.run_id} ({run.status})")
+    return job
+
+
+def _with_job(run: RunInfo, job: JobInfo) -> tuple[JobInfo, ...]:
+    return (*run.jobs[:-1], job)
+
+
+def _job_dispatched(run: RunInfo, event: Event, body: ev.JobDispatched) -> RunInfo:
+    # The agent may have started, and even finished, the job before the controller writes that it handed it over.
+    if all(job.job_id != event.job_id for job in run.jobs):
+        raise refused(event, f"run {run.run_id} has no such job")
+    job = run.jobs[-1]
+    if job.job_id != event.job_id or job.state is not JobState.GRANTED:
+        return run
+    return replace(run, jobs=_with_job(run, replace(job, state=JobState.DISPATCHED)))
+
+
+def _job_started(run: RunInfo, event: Event, body: ev.JobStarted) -> RunInfo:
+    job = _current_job(run, event)
+    if job.state is JobState.RUNNING:
+        raise refused(event, "it is running already")
+    started = replace(job, state=JobState.RUNNING, host=body.host, pid=body.pid, started_at=event.at, log=body.log)
+    return replace(
+        run,
+        status=_DURING[job.type],
+        started_at=event.at if run.started_at is None else run.started_at,
+        jobs=_with_job(run, started),
+    )
+
+
+def _check_finite(event: Event, numbers: Mapping[str, float]) -> None:
+    # JSON has no NaN: written down, it would come back as null, and the log could not be read again.
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise refused(event, f"{name!r} is {number}, not a finite number")
+
+
+def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> RunInfo:
+    job = _current_job(run, event)
+    if job.state is not JobState.RUNNING:
+        raise refused(event, "it is not running")
+    _check_finite(event, body.metrics)
+    jobs = run.jobs
+    if new := [name for name in body.metrics if name not in job.reported]:
+        jobs = _with_job(run, replace(job, reported=(*job.reported, *new)))
+    return replace(run, metrics={**run.metrics, **body.metrics}, reports=run.reports + 1, jobs=jobs)
+
+
+def _job_exited(run: RunInfo, event: Event, body: ev.JobExited) -> RunInfo:
+    job = _current_job(run, event)
+    ended = replace(
+        job,
+        state=JobState.EXITED,
+        ended_at=event.at,
+        outcome=body.outcome,
+        failure=body.failure,
+        signature=body.signature,
+    )
+    run = replace(run, jobs=_with_job(run, ended), cost=run.cost + body.seconds)
+    if body.outcome is Outcome.SUCCEEDED:
+        return replace(run, status=_AFTER[job.type], retry_count=0, resume_from=None)
+    reason = f"{job.type} {body.outcome}" + (f": {body.error}" if body.error else "")
+    if body.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
+        return _ended(run, JobStatus.CANCELLED, event, reason)
+    if body.failure is None:
+        return _ended(run, JobStatus.FAILED, event, reason)
+    return _undecided(run, reason)
+
+
+def _job_lost(run: RunInfo, event: Event, body: ev.JobLost) -> RunInfo:
+    job = _current_job(run, event)
+    lost = replace(job, state=JobState.LOST, ended_at=event.at, failure=body.failure)
+    spent = max(0.0, event.at - job.started_at) if job.started_at is not None else 0.0
+    run = replace(run, jobs=_with_job(run, lost), cost=run.cost + spent)
+    if body.failure is None:
+        return replace(run, status=_BEFORE[job.type])
+    return _undecided(run, f"{job.type} lost: {body.reason}")
+
+
+def _undecided(run: RunInfo, reason: str) -> RunInfo:
+    """A run whose job has failed: to be tried again or not, as the controller will say."""
+    return replace(run, status=JobStatus.RETRYING, retry_at=None, failure_reasons=(*run.failure_reasons, reason))
+
+
+def _checkpoint_saved(run: RunInfo, event: Event, body: ev.CheckpointSaved) -> RunInfo:
+    job = _current_job(run, event)
+    checkpoint = Checkpoint(
+        step=body.step,
+        path=body.path,
+        sha256=body.sha256,
+        size_bytes=body.size_bytes,
+        at=event.at,
+        job_id=job.job_id,
+    )
+    others = [other for other in run.checkpoints if other.step != body.step]
+    return replace(run, checkpoints=tuple(sorted([*others, checkpoint], key=lambda each: each.step)))
+
+
+def with_score(run: RunInfo, metric: str, step: int) -> RunInfo:
+    """A checkpoint just saved, with what its run had reached by then."""
+    score = run.metrics.get(metric)
+    checkpoints = [replace(each, score=score) if each.step == step else each for each in run.checkpoints]
+    return replace(run, checkpoints=tuple(checkpoints))
+
+
+def _checkpoint_deleted(run: RunInfo, event: Event, body: ev.CheckpointDeleted) -> RunInfo:
+    left = tuple(checkpoint for checkpoint in run.checkpoints if checkpoint.step != body.step)
+    if len(left) == len(run.checkpoints):
+        raise refused(event, f"run {run.run_id} has no checkpoint of step {body.step}")
+    return replace(run, checkpoints=left)
+
+
+def _ended(run: RunInfo, status: JobStatus, event: Event, reason: str | None = None) -> RunInfo:
+    reasons = run.failure_reasons if reason is None else (*run.failure_reasons, reason)
+    return replace(run, status=status, ended_at=event.at, failure_reasons=reasons)
+
+
+def _waiting(run: RunInfo, event: Event) -> RunInfo:
+    if run.status.ended or run.open_job is not None:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    return run
+
+
+def _run_completed(run: RunInfo, event: Event, body: ev.RunCompleted) -> RunInfo:
+    if run.status not in {JobStatus.TRAINING_DONE_NO_EVAL, JobStatus.EVAL_DONE_NOT_COMPLETED}:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    _check_finite(event, {"score": body.score})
+    return _ended(replace(_waiting(run, event), score=body.score), JobStatus.COMPLETED, event)
+
+
+def _run_failed(run: RunInfo, event: Event, body: ev.RunFailed) -> RunInfo:
+    run = replace(_waiting(run, event), partial_score=body.partial_score, retry_at=None)
+    # A run that failed by its last job has that job's reason already.
+    reason = None if body.reason in run.failure_reasons else body.reason
+    return _ended(run, JobStatus.FAILED, event, reason)
+
+
+def _run_retry_scheduled(run: RunInfo, event: Event, body: ev.RunRetryScheduled) -> RunInfo:
+    if run.status is not JobStatus.RETRYING or run.retry_at is not None:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    return replace(run, retry_at=body.retry_at, retry_count=body.retry_count, memory_gb=body.memory_gb or run.memory_gb)
+
+
+def _run_cancelled(run: RunInfo, event: Event, body: ev.RunCancelled) -> RunInfo:
+    return _ended(_waiting(run, event), JobStatus.CANCELLED, event, body.reason)
+
+
+_REQUEUED_FROM = frozenset({JobStatus.CANCELLED, JobStatus.RETRYING, JobStatus.FAILED})
+
+
+def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
+    if run.status not in _REQUEUED_FROM:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    if body.checkpoint is not None and all(body.checkpoint != each.step for each in run.checkpoints):
+        steps = ", ".join(str(each.step) for each in run.checkpoints) or "none"
+        raise refused(event, f"there is no checkpoint of step {body.checkpoint}; there are: {steps}")
+    to_evaluate = run.is_trained and body.checkpoint is None
+    return replace(
+        run,
+        status=JobStatus.TRAINING_DONE_NO_EVAL if to_evaluate else JobStatus.PENDING,
+        # Forgiven failures are remembered over a wait; a run that had ended starts with a clean sheet.
+        retry_count=run.retry_count if run.status is JobStatus.RETRYING else 0,
+        retry_at=None,
+        ended_at=None,
+        partial_score=None,
+        resume_from=run.resume_from if body.checkpoint is None else body.checkpoint,
+    )
+
+
+def _run_rolled_back(run: RunInfo, event: Event, body: ev.RunRolledBack) -> RunInfo:
+    if not run.status.ended or run.undone is not None:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    undone = Undone(status=run.status, score=run.score)
+    return replace(run, status=JobStatus.ROLLED_BACK, score=None, undone=undone)
+
+
+def _run_restored(run: RunInfo, event: Event, body: ev.RunRestored) -> RunInfo:
+    if run.undone is None:
+        raise refused(event, f"run {run.run_id} is {run.status}, it was not rolled back")
+    return replace(run, status=run.undone.status, score=run.undone.score, undone=None)
+
+
+def _run_rescored(run: RunInfo, event: Event, body: ev.RunRescored) -> RunInfo:
+    has_result = bool(run.jobs) and run.jobs[-1].outcome is Outcome.SUCCEEDED
+    if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED} or not has_result:
+        raise refused(event, f"run {run.run_id} is {run.status}")
+    if body.score is None:
+        reasons = (*run.failure_reasons, body.reason)
+        return replace(run, status=JobStatus.FAILED, score=None, failure_reasons=reasons)
+    _check_finite(event, {"score": body.score})
+    return replace(run, status=JobStatus.COMPLETED, score=body.score)
+
+
+def _state_repaired(run: RunInfo, event: Event, body: ev.StateRepaired) -> RunInfo:
+    if fixed := body.after.keys() & {"sweep_id", "run_id", "index"}:
+        raise refused(event, f"{', '.join(sorted(fixed))} cannot be repaired")
+    try:
+        return msgspec.convert({**msgspec.to_builtins(run), **body.after}, RunInfo)
+    except msgspec.ValidationError as error:
+        raise refused(event, str(error)) from error
+
+
+#: What may still happen to the runs of a sweep that has ended.
+AFTER_THE_END = (ev.RunRolledBack, ev.RunRestored, ev.RunRescored, ev.StateRepaired, ev.CheckpointDeleted)
+
+_RunTransition: TypeAlias = Callable[[RunInfo, Event, Any], RunInfo]
+RUN_TRANSITIONS: dict[type, _RunTransition] = {
+    ev.JobGranted: _job_granted,
+    ev.JobDispatched: _job_dispatched,
+    ev.JobStarted: _job_started,
+    ev.MetricsReported: _metrics_reported,
+    ev.JobExited: _job_exited,
+    ev.JobLost: _job_lost,
+    ev.CheckpointSaved: _checkpoint_saved,
+    ev.CheckpointDeleted: _checkpoint_deleted,
+    ev.RunCompleted: _run_completed,
+    ev.RunFailed: _run_failed,
+    ev.RunRetryScheduled: _run_retry_scheduled,
+    ev.RunCancelled: _run_cancelled,
+    ev.RunRequeued: _run_requeued,
+    ev.RunRolledBack: _run_rolled_back,
+    ev.RunRestored: _run_restored,
+    ev.RunRescored: _run_rescored,
+    ev.StateRepaired: _state_repaired,
+}
