@@ -16,12 +16,12 @@ from metta.sweep.config import (
     SweepFile,
     build_config,
     check_metrics,
-    is_same_experiment,
     parse_command,
     parse_settings,
     parse_space,
     parse_strategy,
 )
+from metta.sweep.config_changes import differences
 from metta.sweep.errors import ConfigError
 from metta.sweep.model.run import Resources
 from metta.sweep.model.space import Choice, Constant, LogNormal, LogUniform, Normal, Range, Uniform
@@ -350,7 +350,7 @@ class TestConfig:
 
     def test_a_sweep_goes_on_whatever_became_of_its_limits_and_seed(self) -> None:
         first = config_of(seed=1, max_trials=3, max_parallel=1, grace_s=1)
-        assert is_same_experiment(first, config_of(seed=2, max_trials=9, budget_hours=3, max_hours=1))
+        assert not differences(first, config_of(seed=2, max_trials=9, budget_hours=3, max_hours=1))
 
     @pytest.mark.parametrize(
         "change",
@@ -366,12 +366,12 @@ class TestConfig:
         ],
     )
     def test_another_experiment_is_another_sweep(self, change: dict[str, Any]) -> None:
-        assert not is_same_experiment(config_of(), config_of(**change))
+        assert differences(config_of(), config_of(**change))
 
     def test_a_function_is_the_same_however_its_pickle_differs(self) -> None:
         pickles = [PickledTarget(name="train", path=f"/{sha}.pkl", sha256=sha) for sha in ("a", "b")]
-        assert is_same_experiment(config_of(pickles[0]), config_of(pickles[1]))
+        assert not differences(config_of(pickles[0]), config_of(pickles[1]))
         function = FunctionTarget(module="/code/train.py", name="train", import_path=["/code"])
-        assert is_same_experiment(config_of(function), config_of(replace(function, import_path=["/libraries"])))
+        assert not differences(config_of(function), config_of(replace(function, import_path=["/libraries"])))
         for other in (pickles[0], replace(function, module="/copy/train.py"), replace(function, name="other")):
-            assert not is_same_experiment(config_of(function), config_of(other))
+            assert differences(config_of(function), config_of(other))

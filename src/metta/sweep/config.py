@@ -12,11 +12,12 @@ from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from metta.sweep import registry
 from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
 from metta.sweep.model.parameters import ParameterBase
-from metta.sweep.model.run import Resources
+from metta.sweep.model.run import Resources, RetryPolicy
 from metta.sweep.model.space import (
     Choice,
     Constant,
@@ -30,10 +31,9 @@ from metta.sweep.model.space import (
 )
 from metta.sweep.model.sweep import (
     Direction,
-    FunctionTarget,
     Isolation,
     MetricsSource,
-    PickledTarget,
+    Retention,
     Strategy,
     SweepConfig,
     Target,
@@ -63,6 +63,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     job_timeout_s: Positive | None = None
     grace_s: Annotated[float, Meta(ge=0, le=_LARGEST)] = 10.0
     isolation: Isolation = "process"
+    #: Short for the settings of the same name in `retry`.
+    max_retries: Annotated[int, Meta(ge=0)] | None = None
+    retry_delay_seconds: Annotated[float, Meta(ge=0, le=_LARGEST)] | None = None
+    retry: RetryPolicy = RetryPolicy()
+    retry_eval: RetryPolicy | None = None
+    same_error_limit: Annotated[int, Meta(ge=0)] = 3
+    partial_results: bool = False
+    checkpoints: Retention = Retention()
+    backup_hours: Positive | None = None
+    backups: Count = 3
 
 
 class SweepFile(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +89,14 @@ class SweepFile(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 #: Settings that have settings of their own, and those that are one of a few words.
-_NESTED: dict[str, type[msgspec.Struct]] = {"resources": Resources, "strategy": Strategy, "metrics": MetricsSource}
+_NESTED: dict[str, type[msgspec.Struct]] = {
+    "resources": Resources,
+    "strategy": Strategy,
+    "metrics": MetricsSource,
+    "retry": RetryPolicy,
+    "retry_eval": RetryPolicy,
+    "checkpoints": Retention,
+}
 _WORDS = {"direction": get_args(Direction), "isolation": get_args(Isolation), "stdout": ("json",)}
 
 #: Kinds of parameters as files name them.
@@ -275,6 +292,13 @@ def build_config(
         job_timeout_s=settings.job_timeout_s,
         grace_s=settings.grace_s,
         isolation=settings.isolation,
+        retry=_retry_policy(settings),
+        retry_eval=settings.retry_eval,
+        same_error_limit=settings.same_error_limit,
+        partial_results=settings.partial_results,
+        checkpoints=settings.checkpoints,
+        backup_hours=settings.backup_hours,
+        backups=settings.backups,
         directory=str(directory),
         working_directory=str(working_directory),
     )
@@ -283,21 +307,11 @@ def build_config(
     return config
 
 
-def is_same_experiment(left: SweepConfig, right: SweepConfig) -> bool:
-    """Whether two configurations search the same thing, so that one may go on where the other stopped.
-
-    Limits may differ, and so may the seed and the bytes of a pickled function, which change from process to process.
-    """
-
-    def identity(target: Target, config: SweepConfig) -> Any:
-        if isinstance(target, FunctionTarget):
-            return target.module, target.name
-        if isinstance(target, PickledTarget):
-            return target.name
-        return target, config.working_directory  # the same command elsewhere is another program
-
-    def essence(config: SweepConfig) -> list[Any]:
-        targets = [identity(target, config) for target in (config.target, config.evaluate) if target is not None]
-        return [targets, config.search_space, config.metric, config.direction, config.strategy, config.isolation]
-
-    return essence(left) == essence(right)
+def _retry_policy(settings: Settings) -> RetryPolicy:
+    short = {name: getattr(settings, name) for name in ("max_retries", "retry_delay_seconds")}
+    given = {name: value for name, value in short.items() if value is not None}
+    for name, value in given.items():
+        in_full = getattr(settings.retry, name)
+        if in_full not in {value, getattr(RetryPolicy(), name)}:
+            raise FieldError((name,), f"is {value} here and {in_full} in retry; leave one of them out")
+    return replace(settings.retry, **given)

@@ -8,26 +8,30 @@ import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from metta.sweep import control
 from metta.sweep.agent.command import check_metrics_file, check_placeholders
 from metta.sweep.agent.gpus import visible_gpus
 from metta.sweep.clock import SystemClock
-from metta.sweep.config import Settings, build_config, is_same_experiment
+from metta.sweep.config import Settings, build_config
+from metta.sweep.config_changes import describe_differences, differences
 from metta.sweep.controller.controller import SweepController
-from metta.sweep.controller.lease import is_controlled
+from metta.sweep.controller.lease import is_controlled, stand_by
 from metta.sweep.dispatchers.local import LocalDispatcher
 from metta.sweep.errors import ConfigError, LeaseHeldError, SweepError, TargetError
-from metta.sweep.model.events import SweepCreated, SweepStopRequested, new_event
+from metta.sweep.model.events import SweepCreated, new_event
 from metta.sweep.model.ids import new_sweep_id
-from metta.sweep.model.state import SweepState
+from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import (
+    AMENDABLE,
     LIMITS,
     CommandTarget,
     FunctionTarget,
@@ -37,9 +41,6 @@ from metta.sweep.model.sweep import (
     Target,
 )
 from metta.sweep.protocols import Observer, Store
-
-#: While another controller brings a sweep to its end, look this often whether it still lives.
-_LOOK_AGAIN_S = 1.0
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,8 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool
     #: Limits that differ from those it had.
     changes: dict[str, Any] = {}
+    #: Whether another controller is at work on it and this process stands by.
+    standby: bool = False
 
 
 def check(definition: Definition) -> None:
@@ -75,37 +78,83 @@ def check(definition: Definition) -> None:
         raise ConfigError(f"resources.gpus: a job wants {gpus}, this machine has {available}")
 
 
-def launch(store: Store, definition: Definition) -> Launched:
+def launch(store: Store, definition: Definition, *, amend: bool = False, standby: bool = False) -> Launched:
     """Find the unfinished sweep that this definition started before, or create a new one.
 
     Running the same thing again is how a sweep that was killed goes on. A sweep whose author gave it a name keeps that
-    name to itself: once it has ended, or if it searches something else, the name is taken.
+    name to itself: once it has ended, or if it sweeps something else, the name is taken.
+
+    Args:
+        store: Where sweeps are.
+        definition: What to sweep.
+        amend: Whether the unfinished sweep is to take over what differs in what it searches.
+        standby: Whether to wait for the sweep when another controller is at work on it.
 
     Raises:
-        UsageError: the definition is not valid, its name is taken, or another controller is at work on the sweep.
+        UsageError: the definition is not valid, differs from the unfinished sweep's, its name is taken, or another
+            controller is at work on the sweep.
     """
     settings = definition.settings
     existing = {sweep.config.name: sweep for sweep in store.fetch_sweeps()}
     name = settings.name or definition.default_name
-    earlier = existing.get(name)
     sweep_id = _free_sweep_id(existing)
-    directory = files_directory(store.url) / sweep_id
-    config = _configure(definition, name, directory)
-    if settings.name is None:
-        candidates = [sweep for sweep in existing.values() if _is_numbered(sweep.config.name, name)]
-        earlier = next((sweep for sweep in reversed(candidates) if _goes_on(sweep, config)), None)
-        if earlier is None and candidates:
-            config = msgspec.structs.replace(config, name=_next_name(name, existing))
-    if earlier is not None and _goes_on(earlier, config):
-        _refuse_controlled(store, earlier)
-        wanted = {limit: getattr(config, limit) for limit in LIMITS}
-        changes = {limit: value for limit, value in wanted.items() if value != getattr(earlier.config, limit)}
-        return Launched(sweep=earlier, resumed=True, changes=changes)
+    config = _configure(definition, name, files_directory(store.url) / sweep_id)
+    earlier = _earlier(existing, config, is_named=settings.name is not None)
+    if earlier is not None:
+        return _resumed(store, earlier, config, amend=amend, standby=standby)
+    if amend:
+        raise ConfigError(f"--amend: there is no unfinished sweep of {name!r} to amend; leave it out to start one")
+    if settings.name is None and name in existing:
+        config = replace(config, name=_next_name(name, existing))
     return Launched(sweep=_create(store, sweep_id, config, definition), resumed=False)
 
 
-def _goes_on(sweep: SweepMetadata, config: SweepConfig) -> bool:
-    return not sweep.status.ended and is_same_experiment(sweep.config, config)
+def _earlier(existing: Mapping[str, SweepMetadata], config: SweepConfig, *, is_named: bool) -> SweepMetadata | None:
+    """The unfinished sweep that this configuration goes on with, the same in all or at least of the same target."""
+    candidates = [
+        sweep
+        for sweep in reversed(list(existing.values()))
+        if (sweep.config.name == config.name if is_named else _is_numbered(sweep.config.name, config.name))
+        and not sweep.status.ended
+    ]
+    differing = [(sweep, differences(sweep.config, config).keys()) for sweep in candidates]
+    same = (sweep for sweep, fields in differing if not fields)
+    amendable = (sweep for sweep, fields in differing if is_named or fields <= set(AMENDABLE))
+    return next(same, None) or next(amendable, None)
+
+
+def _resumed(store: Store, sweep: SweepMetadata, config: SweepConfig, *, amend: bool, standby: bool) -> Launched:
+    found = differences(sweep.config, config)
+    if found:
+        _amend(store, sweep, config, found, amend=amend)
+    is_busy = is_controlled(store, sweep.sweep_id, SystemClock().now())
+    if is_busy and not standby:
+        amended = "it was amended; " if found else ""
+        raise LeaseHeldError(
+            f"sweep {sweep.sweep_id} ({sweep.config.name}): {amended}a controller is at work on it already; "
+            f"watch it with: metta sweep status {sweep.sweep_id}, or wait to take over with --standby"
+        )
+    wanted = {limit: getattr(config, limit) for limit in LIMITS}
+    changes = {limit: value for limit, value in wanted.items() if value != getattr(sweep.config, limit)}
+    return Launched(sweep=sweep, resumed=True, changes=msgspec.to_builtins(changes), standby=is_busy)
+
+
+def _amend(store: Store, sweep: SweepMetadata, config: SweepConfig, found: Mapping[str, Any], *, amend: bool) -> None:
+    lines = "".join(f"\n  {line}" for line in describe_differences(found))
+    if fixed := found.keys() - set(AMENDABLE):
+        raise ConfigError(
+            f"sweep {sweep.sweep_id} ({sweep.config.name}) is unfinished, and another one in its "
+            f"{', '.join(sorted(fixed))}:{lines}\n"
+            f"choose another --name, or end it with: metta sweep stop {sweep.sweep_id}"
+        )
+    if not amend:
+        raise ConfigError(
+            f"sweep {sweep.sweep_id} ({sweep.config.name}) is unfinished, and what it searches has changed:{lines}\n"
+            "go on with it under the new definition with --amend, start another with --name NAME, "
+            f"or end it with: metta sweep stop {sweep.sweep_id}"
+        )
+    changes = {field: msgspec.to_builtins(getattr(config, field)) for field in found}
+    control.amend(store, sweep, changes)
 
 
 def _is_numbered(candidate: str, name: str) -> bool:
@@ -124,14 +173,6 @@ def _free_sweep_id(existing: dict[str, SweepMetadata]) -> str:
     while (sweep_id := new_sweep_id()) in taken:
         pass
     return sweep_id
-
-
-def _refuse_controlled(store: Store, sweep: SweepMetadata) -> None:
-    if is_controlled(store, sweep.sweep_id, SystemClock().now()):
-        raise LeaseHeldError(
-            f"sweep {sweep.sweep_id} ({sweep.config.name}): a controller is at work on it already; "
-            f"watch it with: metta sweep status {sweep.sweep_id}"
-        )
 
 
 def _configure(definition: Definition, name: str, directory: Path) -> SweepConfig:
@@ -254,6 +295,7 @@ def drive(
     *,
     resume: bool,
     changes: dict[str, Any] | None = None,
+    standby: bool = False,
     observer: Observer | None = None,
     on_stop_request: Callable[[int], None] | None = None,
 ) -> SweepState:
@@ -264,31 +306,22 @@ def drive(
         sweep: Which sweep.
         resume: Whether an ended sweep is to go on.
         changes: New values of limits.
+        standby: Whether to wait until no other controller is at work on it.
         observer: Sees every change.
         on_stop_request: Told of each SIGINT or SIGTERM with their number so far.
     """
     clock = SystemClock()
+    lease = None
+    if standby:
+        lease = stand_by(store, sweep.sweep_id, clock)
+        if lease is None:
+            return fold(EMPTY, store.read(sweep.sweep_id))
     dispatcher = LocalDispatcher(store, sweep.sweep_id, sweep.config, clock)
-    controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observer)
-    if changes or (resume and controller.state.sweep.status.ended):
+    controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observer, lease=lease)
+    if resume or changes:
         controller.resume(changes or {})
     with _stop_signals(controller, on_stop_request):
         return controller.run()
-
-
-def request_stop(store: Store, sweep: SweepMetadata, reason: str) -> SweepMetadata:
-    """End a sweep for good and wait until it has: through the controller at work on it, or one of our own."""
-    clock = SystemClock()
-    event = new_event(SweepStopRequested(reason=reason), sweep_id=sweep.sweep_id, at=clock.now(), actor="user")
-    [event] = store.append([event])
-    seq = event.seq
-    while is_controlled(store, sweep.sweep_id, clock.now()):
-        store.wait_for_change(sweep.sweep_id, seq, _LOOK_AGAIN_S)
-        [current] = store.fetch_sweeps(sweep.sweep_id)
-        if current.status.ended:
-            return current
-        seq = current.seq
-    return drive(store, sweep, resume=False).sweep
 
 
 @contextmanager

@@ -54,5 +54,38 @@ def find_run(store: Reader, address: str) -> RunInfo:
     return found[0]
 
 
+def find_run_or_sweep(store: Reader, address: str) -> tuple[SweepMetadata, RunInfo | None]:
+    """The sweep of this id, name or prefix; or the run of this id or prefix, with its sweep.
+
+    Raises:
+        NotFoundError: there is neither.
+        AmbiguousIdError: there are several sweeps or several runs, or one of each.
+    """
+    try:
+        sweep = find_sweep(store, address) if "/" not in address else None
+    except NotFoundError:
+        sweep = None
+    try:
+        run = find_run(store, address)
+    except NotFoundError:
+        if sweep is None:
+            raise NotFoundError(
+                f"no sweep or run has the id, name or prefix {address!r}; see them with: metta sweep list"
+            ) from None
+        return sweep, None
+    except AmbiguousIdError:
+        if sweep is None:
+            raise
+        return sweep, None
+    if sweep is None or address == run.run_id:
+        return find_sweep(store, run.sweep_id), run
+    if address in {sweep.sweep_id, sweep.config.name}:
+        return sweep, None
+    raise AmbiguousIdError(
+        f"{address!r} fits sweep {sweep.sweep_id} ({sweep.config.name}) and run {run.sweep_id}/{run.run_id}; "
+        "give more characters, or SWEEP/RUN"
+    )
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

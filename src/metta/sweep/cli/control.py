@@ -1,4 +1,4 @@
-"""Commands that change a sweep, and the one that jobs call: stop, report."""
+"""Commands that change a sweep, and the one that jobs call: pause, resume, stop, rollback, report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from metta.sweep.agent.messages import JOB_VARIABLE, SOCKET_VARIABLE, Reply, Report, encode_line
-from metta.sweep.cli.options import RequiredSweepArgument, StoreOption
+from metta.sweep.cli.options import JsonOption, RequiredSweepArgument, StoreOption
 from metta.sweep.errors import ConfigError, DispatchError, MetricError
 from metta.sweep.model.metrics import checked
 from metta.sweep.stores import open_store, store_url
@@ -21,26 +21,104 @@ _ANSWER_TIMEOUT_S = 30.0
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command(epilog="Example: metta sweep pause 46g3f --reason 'the cluster is needed'")(pause)
+    app.command(epilog="Examples: metta sweep resume 46g3f    metta sweep resume 7kq --checkpoint 5")(resume)
+    app.command(epilog="Examples: metta sweep rollback 46g3f --jobs 5    metta sweep rollback 46g3f --undo")(rollback)
     app.command(epilog="Example: metta sweep stop 46g3f")(stop)
     app.command(epilog="Example, inside a job: metta sweep report accuracy=0.93 epoch=3")(report)
 
 
-def stop(
-    sweep: RequiredSweepArgument,
-    reason: Annotated[str, typer.Option(help="Kept in the log.")] = "stopped by the user",
+ReasonOption = Annotated[str, typer.Option(help="Kept in the log.")]
+
+
+def pause(sweep: RequiredSweepArgument, reason: ReasonOption = "paused by the user", store: StoreOption = None) -> None:
+    """Pause a sweep: start nothing new, let running jobs finish. Its controller then ends."""
+    from metta.sweep import control
+    from metta.sweep.cli.addresses import find_sweep
+
+    opened = open_store(store_url(store))
+    found = find_sweep(opened, sweep)
+    if control.pause(opened, found, reason):
+        _say(f"sweep {found.sweep_id} is PAUSED; go on with: metta sweep resume {found.sweep_id}")
+    else:
+        _say(f"sweep {found.sweep_id} is {found.status}: there is nothing to pause")
+
+
+def resume(  # noqa: PLR0917 (one parameter an option)
+    what: Annotated[str, typer.Argument(metavar="SWEEP|RUN", help="Id, unique prefix or name.")],
+    checkpoint: Annotated[
+        int | None, typer.Option(metavar="STEP", help="Of a run: go on from the checkpoint of this step.")
+    ] = None,
+    max_trials: Annotated[int | None, typer.Option(min=1, help="A new limit.")] = None,
+    max_parallel: Annotated[int | None, typer.Option(min=1, help="A new limit.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; print the sweep's id.")] = False,
     store: StoreOption = None,
 ) -> None:
+    """Let a paused, interrupted or ended sweep go on; or try a run again, from its last checkpoint or a chosen one.
+
+    Where no controller is at work on the sweep, this command becomes it.
+    """
+    from metta.sweep import control
+    from metta.sweep.cli.addresses import find_run_or_sweep
+    from metta.sweep.cli.run import go_on
+
+    opened = open_store(store_url(store))
+    sweep, run = find_run_or_sweep(opened, what)
+    given = {"max_trials": max_trials, "max_parallel": max_parallel}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if run is not None:
+        control.resume_run(opened, run, checkpoint)
+    elif checkpoint is not None:
+        raise ConfigError(f"--checkpoint: {what!r} is a sweep; name one of its runs")
+    control.resume(opened, sweep, changes)
+    go_on(opened, sweep.sweep_id, detach=detach)
+
+
+def rollback(  # noqa: PLR0917 (one parameter an option)
+    sweep: RequiredSweepArgument,
+    jobs: Annotated[int | None, typer.Option(min=1, help="How many of the runs that ended last.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Let the runs of the latest rollback count again.")] = False,
+    reason: ReasonOption = "rolled back by the user",
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take back the last runs: they count as observations no more, and others take their place. All files are kept."""
+    from metta.sweep import control
+    from metta.sweep.cli.addresses import find_sweep
+    from metta.sweep.cli.shapes import print_json
+
+    if (jobs is None) != undo:
+        raise ConfigError("give --jobs NUMBER to take runs back, or --undo to let them count again")
+    opened = open_store(store_url(store))
+    found = find_sweep(opened, sweep)
+    events = control.restore(opened, found, reason) if jobs is None else control.roll_back(opened, found, jobs, reason)
+    run_ids = list(dict.fromkeys(event.run_id for event in events if event.run_id is not None))
+    if as_json:
+        print_json({"sweep_id": found.sweep_id, "restored" if undo else "rolled_back": run_ids})
+    elif not run_ids:
+        _say(f"sweep {found.sweep_id}: there is nothing to {'restore' if undo else 'roll back'}")
+    else:
+        done, back = ("count again", "") if undo else ("count no more", "; undo it with --undo")
+        _say(f"sweep {found.sweep_id}: {len(run_ids)} runs {done}: {', '.join(run_ids)}{back}")
+
+
+def stop(sweep: RequiredSweepArgument, reason: ReasonOption = "stopped by the user", store: StoreOption = None) -> None:
     """End a sweep: cancel its running jobs; keep every result so far."""
     from metta.sweep.cli.addresses import find_sweep
-    from metta.sweep.launch import request_stop
+    from metta.sweep.control import request_stop
+    from metta.sweep.launch import drive
 
     opened = open_store(store_url(store))
     found = find_sweep(opened, sweep)
     if found.status.ended:
-        sys.stderr.write(f"sweep {found.sweep_id} is {found.status} already: {found.reason}\n")
+        _say(f"sweep {found.sweep_id} is {found.status} already: {found.reason}")
         return
-    ended = request_stop(opened, found, reason)
-    sys.stderr.write(f"sweep {ended.sweep_id} {ended.status}: {ended.reason}; {ended.ended_count} runs are kept\n")
+    ended = request_stop(opened, found, reason) or drive(opened, found, resume=False).sweep
+    _say(f"sweep {ended.sweep_id} {ended.status}: {ended.reason}; {ended.ended_count} runs are kept")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def report(
@@ -57,7 +135,7 @@ def report(
     if address:
         _send(address, message)
     else:
-        sys.stderr.write("not in a sweep: nothing to report to\n")
+        _say("not in a sweep: nothing to report to")
 
 
 def _parse(pairs: list[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,12 @@ from metta.sweep.cli.options import JsonOption, ResumeOption, StoreOption
 from metta.sweep.errors import ConfigError, LeaseHeldError
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.state import SweepState
+from metta.sweep.model.sweep import SweepStatus
 from metta.sweep.protocols import Store
 from metta.sweep.stores import STORE_VARIABLE, open_store, store_url
+
+if TYPE_CHECKING:
+    from metta.sweep.launch import Launched
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +39,12 @@ def run(  # noqa: PLR0917 (one parameter an option)
     max_parallel: Annotated[int | None, typer.Option(help="Runs at one time.")] = None,
     strategy: Annotated[str | None, typer.Option(help="What to try next: random, grid, sobol, ...")] = None,
     seed: Annotated[int | None, typer.Option(help="Root of all randomness.")] = None,
+    amend: Annotated[
+        bool, typer.Option("--amend", help="Let an unfinished sweep take over a changed space, metric or direction.")
+    ] = False,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="If another controller is at work, wait and take over when it is gone.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; print the sweep's id.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +52,6 @@ def run(  # noqa: PLR0917 (one parameter an option)
 
     Ctrl-C once: start nothing new and let running jobs finish. Twice: cancel them.
     """
-    from metta.sweep.display.progress import run_with_progress
     from metta.sweep.launch import check, launch
 
     overrides: dict[str, Any] = {
@@ -56,8 +65,10 @@ def run(  # noqa: PLR0917 (one parameter an option)
     if (target is None) == (resume is None):
         raise ConfigError("give a TARGET to sweep or --resume SWEEP, and not both")
     if resume is not None:
+        if amend:
+            raise ConfigError("--amend: needs a TARGET that says what the sweep is to search from now on")
         opened = open_store(store_url(store))
-        launched = _resumed(opened, resume, given)
+        launched = _resumed(opened, resume, given, standby=standby)
     else:
         from metta.sweep.cli.target import load_definition
 
@@ -65,18 +76,38 @@ def run(  # noqa: PLR0917 (one parameter an option)
         definition = load_definition(target, given)
         check(definition)
         opened = open_store(store_url(store), create=True)
-        launched = launch(opened, definition)
+        launched = launch(opened, definition, amend=amend, standby=standby)
+    _drive(opened, launched, detach=detach, as_json=as_json)
+
+
+def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> None:
+    """Be the sweep's controller, here or in the background; ends the command with the exit code of the sweep."""
+    from metta.sweep.display.progress import run_with_progress
+
     if detach:
-        _detach(opened, launched)
+        _detach(store, launched)
         _print_started(launched, as_json)
         return
-    state = run_with_progress(opened, launched, show=True)
+    state = run_with_progress(store, launched, show=True)
     if as_json:
         _print_state(state)
     raise typer.Exit(_exit_code(state))
 
 
-def _resumed(store: Store, address: str, given: dict[str, Any]) -> Any:
+def go_on(store: Store, sweep_id: str, *, detach: bool) -> None:
+    """Be the controller of a sweep that is to go on, unless there is one."""
+    from metta.sweep.clock import SystemClock
+    from metta.sweep.controller.lease import is_controlled
+    from metta.sweep.launch import Launched
+
+    if is_controlled(store, sweep_id, SystemClock().now()):
+        sys.stderr.write(f"sweep {sweep_id} goes on; watch it with: metta sweep status {sweep_id}\n")
+        return
+    [sweep] = store.fetch_sweeps(sweep_id)
+    _drive(store, Launched(sweep=sweep, resumed=True), detach=detach, as_json=False)
+
+
+def _resumed(store: Store, address: str, given: dict[str, Any], *, standby: bool) -> Launched:
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.clock import SystemClock
     from metta.sweep.controller.lease import is_controlled
@@ -89,17 +120,20 @@ def _resumed(store: Store, address: str, given: dict[str, Any]) -> Any:
             raise ConfigError(f"--{option}: a sweep under way cannot change it; allowed with --resume are its limits")
         if value < 1:
             raise ConfigError(f"--{option.replace('_', '-')}: expected at least 1, got {value}")
-    if is_controlled(store, sweep.sweep_id, SystemClock().now()):
-        raise LeaseHeldError(f"sweep {sweep.sweep_id}: a controller is at work on it already")
+    is_busy = is_controlled(store, sweep.sweep_id, SystemClock().now())
+    if is_busy and not standby:
+        raise LeaseHeldError(
+            f"sweep {sweep.sweep_id}: a controller is at work on it already; wait to take over with --standby"
+        )
     changes = {limit: value for limit, value in given.items() if value != getattr(sweep.config, limit)}
-    return Launched(sweep=sweep, resumed=True, changes=changes)
+    return Launched(sweep=sweep, resumed=True, changes=changes, standby=is_busy)
 
 
-def _detach(store: Store, launched: Any) -> None:
+def _detach(store: Store, launched: Launched) -> None:
     """Start a controller that outlives this terminal."""
     sweep = launched.sweep
     limits = [f"--{name.replace('_', '-')}={value}" for name, value in launched.changes.items()]
-    arguments = ["--resume", sweep.sweep_id, *limits]
+    arguments = ["--resume", sweep.sweep_id, *limits, *(["--standby"] if launched.standby else [])]
     with (Path(sweep.config.directory) / "controller.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-P", "-m", "metta.sweep.cli", "sweep", "run", *arguments],
@@ -111,7 +145,7 @@ def _detach(store: Store, launched: Any) -> None:
         )
 
 
-def _print_started(launched: Any, as_json: bool) -> None:
+def _print_started(launched: Launched, as_json: bool) -> None:
     if as_json:
         from metta.sweep.cli.shapes import print_json
 
@@ -131,7 +165,8 @@ def _print_state(state: SweepState) -> None:
 
 
 def _exit_code(state: SweepState) -> int:
-    """0 when the sweep ended with a result, 1 when it ended without one, 130 when it was interrupted."""
-    if not state.sweep.status.ended:
-        return 130
-    return 0 if state.sweep.counts.get(JobStatus.COMPLETED) else 1
+    """0 when the sweep ended with a result, 1 when without one or paused by failures, 130 when it can just go on."""
+    sweep = state.sweep
+    if not sweep.status.ended:
+        return 1 if sweep.status is SweepStatus.PAUSED and (sweep.same_failures or sweep.dispatch_failures) else 130
+    return 0 if sweep.counts.get(JobStatus.COMPLETED) else 1

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from metta.sweep import registry
 from metta.sweep.controller import lease as leases
 from metta.sweep.controller.decide import Decision, Policy, decide, jobs_to_dispatch, open_jobs, revive
-from metta.sweep.errors import DispatchError, InvalidTransition, NotFoundError, SweepError
+from metta.sweep.controller.retries import dispatch_delay_s, may_dispatch, next_deadline
+from metta.sweep.controller.revisions import resume_sweep
+from metta.sweep.errors import DispatchError, InvalidTransition, NotFoundError, StoreAwayError, SweepError
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
-from metta.sweep.model.run import Outcome
+from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepConfig, SweepStatus
-from metta.sweep.protocols import Clock, Dispatcher, Observer, Standing, Store
+from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Placement, Standing, Store
 
 #: With nothing to do, look around this often: for signals, lost jobs, limits of time.
 _IDLE_S = 0.5
 #: How often the dispatcher is asked for the jobs it knows.
 _STANDING_EVERY_S = 1.0
+#: How often it is asked for jobs of which the log knows nothing.
+_STRAYS_EVERY_S = 10.0
 #: Somebody writes to the log in the middle of every step, ever again: not a race but a fault.
 _MOST_CONFLICTS = 20
-#: The dispatcher refuses jobs step after step: the operator has to look at it.
-_MOST_REFUSALS = 5
+#: Between two attempts at a store that is away: from the first to the last, doubling.
+_SHORTEST_AWAY_S, _LONGEST_AWAY_S = 0.1, 2.0
+
+logger = logging.getLogger(__name__)
+
+
+_T = TypeVar("_T")
 
 
 def policy_of(config: SweepConfig) -> Policy:
@@ -51,6 +62,7 @@ class SweepController:
         dispatcher: What runs its jobs.
         clock: The time.
         observer: Called after each step in which something happened, with the state and the new events.
+        lease: The sweep's lease, where it was taken before (by a standby).
 
     Raises:
         NotFoundError: the store has no such sweep.
@@ -58,7 +70,14 @@ class SweepController:
     """
 
     def __init__(
-        self, store: Store, sweep_id: str, dispatcher: Dispatcher, clock: Clock, observer: Observer | None = None
+        self,
+        store: Store,
+        sweep_id: str,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        observer: Observer | None = None,
+        *,
+        lease: Lease | None = None,
     ) -> None:
         self._store = store
         self._sweep_id = sweep_id
@@ -74,38 +93,70 @@ class SweepController:
         self.state = fold(EMPTY, store.read(sweep_id))
         if self.state.metadata is None:
             raise NotFoundError(f"store holds no sweep {sweep_id!r}")
-        self._lease = leases.acquire(store, sweep_id, clock.now())
-        self._renew_at = clock.now() + leases.RENEW_AFTER_S
-        self._policy = policy_of(self.state.sweep.config)
+        self._lease = lease or leases.acquire(store, sweep_id, clock.now())
+        self._renew_at = clock.monotonic() + leases.RENEW_AFTER_S
+        self._config = self.state.sweep.config
+        self._policy = policy_of(self._config)
         #: Jobs that this controller gave to the dispatcher; those whose dispatch is not yet in the log.
         self._handed_over: set[str] = set()
         self._unlogged: list[Decision] = []
-        self._standing_at = 0.0
+        self._standing_at = self._strays_at = clock.monotonic()
         self._conflicts = 0
-        self._refusals = 0
         self._stop_requests = 0
 
     # ------------------------------------------------------------------------------------------------ lifetime
 
     def run(self) -> SweepState:
         """Work until the sweep has ended or, after `wind_down`, nothing runs any more; returns the last state."""
-        self._append([self._started(), *revive(self.state, self._clock.now())])
         try:
+            self._patiently(self._begin)
             while not self._is_done():
-                self.step()
-                if not self._is_done():
-                    self._store.wait_for_change(self._sweep_id, self._considered, _IDLE_S)
+                self._patiently(self._turn)
         except BaseException as error:
             # A farewell in the log if it can be had; what matters is the error itself.
             with suppress(SweepError):
                 self._leave(f"{type(error).__name__}: {error}")
             raise
-        self._leave("sweep ended" if self.state.sweep.status.ended else "wound down")
+        status = self.state.sweep.status
+        self._patiently(lambda: self._leave(f"sweep {status}" if status is not SweepStatus.RUNNING else "wound down"))
         return self.state
 
-    def resume(self, changes: dict[str, Any]) -> None:
-        """Take up an ended sweep again, or change limits of one; call it before `run`."""
-        self._append([Decision(body=ev.SweepResumed(changes=changes))])
+    def _begin(self) -> None:
+        self._catch_up()
+        self._append([self._started(), *revive(self.state, self._clock.now())])
+
+    def _turn(self) -> None:
+        self.step()
+        if not self._is_done():
+            deadline = next_deadline(self.state)
+            left_s = _IDLE_S if deadline is None else max(0.0, deadline - self._clock.now())
+            self._store.wait_for_change(self._sweep_id, self._considered, min(_IDLE_S, left_s or _IDLE_S))
+
+    def _patiently(self, action: Callable[[], _T]) -> _T:
+        """Do it when the store is there. Meanwhile jobs go on, and nothing starts, for that would have to be written.
+
+        Whatever is thought again after an outage is thought from the log, so an append that had arrived after all does
+        no harm.
+        """
+        wait_s = _SHORTEST_AWAY_S
+        while True:
+            try:
+                result = action()
+            except StoreAwayError as error:
+                if self._stop_requests > 1:
+                    raise
+                if wait_s == _SHORTEST_AWAY_S:
+                    logger.warning("the store is away; running jobs go on, new ones wait for it: %s", error)
+                threading.Event().wait(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_AWAY_S)
+            else:
+                if wait_s > _SHORTEST_AWAY_S:
+                    logger.warning("the store is back")
+                return result
+
+    def resume(self, changes: Mapping[str, Any]) -> None:
+        """Take up a paused or ended sweep again, or change limits of one; call it before `run`."""
+        self._append(resume_sweep(self.state.sweep, changes))
 
     def wind_down(self) -> int:
         """Ask the loop to end; safe in a signal handler. Once: start nothing more, let jobs finish. Twice: cancel.
@@ -121,7 +172,8 @@ class SweepController:
             return True
         # The end of the last job may have been read while writing; its run still has to be judged.
         is_considered = self._considered == self.state.seq
-        return bool(self._stop_requests) and not open_jobs(self.state) and is_considered
+        is_leaving = bool(self._stop_requests) or self.state.sweep.status is SweepStatus.PAUSED
+        return is_leaving and is_considered and not open_jobs(self.state)
 
     def _started(self) -> Decision:
         body = ev.ControllerStarted(
@@ -143,7 +195,7 @@ class SweepController:
         self._renew_lease(now)
         self._catch_up()
         try:
-            self._record_losses(now)
+            self._record_losses()
             self._considered = self.state.seq
             decisions = decide(
                 self.state,
@@ -163,19 +215,24 @@ class SweepController:
             return
         finally:
             self._notify()
-        self._dispatch()
+        if may_dispatch(self.state.sweep, now):
+            self._dispatch(now)
         self._cancel()
+        self._cancel_strays()
 
     def _renew_lease(self, now: float) -> None:
-        if now >= self._renew_at:
+        if self._clock.monotonic() >= self._renew_at:
             lease = self._lease
             self._lease = self._store.acquire_lease(self._sweep_id, lease.holder, now, leases.LEASE_TTL_S)
-            self._renew_at = now + leases.RENEW_AFTER_S
+            self._renew_at = self._clock.monotonic() + leases.RENEW_AFTER_S
 
     def _catch_up(self) -> None:
         events = list(self._store.read(self._sweep_id, after=self.state.seq))
         self.state = fold(self.state, events)
         self._events += events
+        if self.state.sweep.config is not self._config:
+            self._config = self.state.sweep.config
+            self._policy = policy_of(self._config)
 
     def _append(self, decisions: Sequence[Decision]) -> None:
         if not decisions:
@@ -205,45 +262,54 @@ class SweepController:
         if events and self._observer is not None:
             self._observer(self.state, events)
 
-    def _record_losses(self, now: float) -> None:
-        if now < self._standing_at + _STANDING_EVERY_S:
+    def _record_losses(self) -> None:
+        if self._clock.monotonic() < self._standing_at:
             return
-        self._standing_at = now
-        dispatched = set(open_jobs(self.state)) - {job.job_id for job in jobs_to_dispatch(self.state)}
-        known = dispatched | (self._handed_over & set(open_jobs(self.state)))
+        self._standing_at = self._clock.monotonic() + _STANDING_EVERY_S
+        still_open = set(open_jobs(self.state))
+        dispatched = still_open - {job.job_id for job in jobs_to_dispatch(self.state)}
+        known = dispatched | (self._handed_over & still_open)
         if not known:
             return
         standing = self._dispatcher.standing(sorted(known))
         lost = {job_id for job_id, what in standing.items() if what is Standing.LOST}
         self._handed_over -= lost
+        reason = f"{self._dispatcher.name} no longer knows it"
         self._append(
             [
                 Decision(
-                    body=ev.JobLost(reason=f"{self._dispatcher.name} no longer knows it"), run_id=run_id, job_id=job_id
+                    body=ev.JobLost(reason=reason, failure=FailureKind.NODE_LOST),
+                    run_id=run_id,
+                    job_id=job_id,
                 )
                 for run_id in self.state.unfinished
                 if (job := self.state.runs[run_id].open_job) is not None and (job_id := job.job_id) in lost
             ]
         )
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, now: float) -> None:
         jobs = [job for job in jobs_to_dispatch(self.state) if job.job_id not in self._handed_over]
         if not jobs:
             return
         try:
-            self._dispatcher.dispatch(jobs)
-        except DispatchError:
-            # The grants stay in the log, so the next step, or the next controller, offers the jobs again.
-            self._refusals += 1
-            if self._refusals > _MOST_REFUSALS:
-                raise
+            placements = self._dispatcher.dispatch(jobs)
+        except DispatchError as error:
+            # The grants stay in the log, so a later step, or the next controller, offers the jobs again.
+            retry_at = now + dispatch_delay_s(self.state.sweep.dispatch_failures + 1)
+            body = ev.DispatchFailed(dispatcher=self._dispatcher.name, reason=str(error), retry_at=retry_at)
+            self._append([Decision(body=body)])
             return
-        self._refusals = 0
-        self._handed_over = {job.job_id for job in jobs} | (self._handed_over & set(open_jobs(self.state)))
-        self._unlogged += [
-            Decision(body=ev.JobDispatched(dispatcher=self._dispatcher.name), run_id=job.run_id, job_id=job.job_id)
-            for job in jobs
-        ]
+        self._handed_over = placements.keys() | (self._handed_over & set(open_jobs(self.state)))
+        self._unlogged += [_dispatched(job, placements[job.job_id]) for job in jobs if job.job_id in placements]
+
+    def _cancel_strays(self) -> None:
+        """End jobs that run without the log knowing of it: given up for lost, and alive after all."""
+        if self._clock.monotonic() < self._strays_at:
+            return
+        self._strays_at = self._clock.monotonic() + _STRAYS_EVERY_S
+        with suppress(DispatchError):  # who cannot be asked now is asked again
+            if strays := set(self._dispatcher.held()) - set(open_jobs(self.state)):
+                self._dispatcher.cancel(sorted(strays), Outcome.CANCELLED, "the sweep gave this job up")
 
     def _cancel(self) -> None:
         if self.state.sweep.status is SweepStatus.STOPPING:
@@ -254,3 +320,8 @@ class SweepController:
             return
         if jobs := open_jobs(self.state):
             self._dispatcher.cancel(jobs, outcome, reason)
+
+
+def _dispatched(job: JobDefinition, placement: Placement) -> Decision:
+    body = ev.JobDispatched(dispatcher=placement.dispatcher, reasons=placement.reasons)
+    return Decision(body=body, run_id=job.run_id, job_id=job.job_id)

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
+from metta.sweep.controller.retries import MOST_REFUSALS, after_failure, is_due
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import JobDefinition, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import JobDefinition, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.state import SweepState, fold
-from metta.sweep.model.sweep import SweepConfig, SweepStatus
+from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
 from metta.sweep.protocols import CreateRuns, Guard, History, Optimizer, Scheduler, StartJob, Suggestion
-
-#: A run whose jobs were lost this often takes its agent down with it (by exhausting memory, say) and is given up.
-MOST_LOSSES = 10
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +54,10 @@ def decide(state: SweepState, policy: Policy, *, now: float, capacity: int | Non
         _stop(plan)
         return plan.decisions
     _judge(plan)
-    if starting:
+    if plan.state.sweep.status is SweepStatus.RUNNING:
+        _pause(plan)
+    if starting and plan.state.sweep.status is SweepStatus.RUNNING:
+        _requeue(plan)
         _start(plan, policy, capacity)
     return plan.decisions
 
@@ -78,17 +80,29 @@ def _was_interrupted(run: RunInfo) -> bool:
 def jobs_to_dispatch(state: SweepState) -> list[JobDefinition]:
     """Jobs that were granted and, as far as the log tells, not taken by a dispatcher yet."""
     return [
-        JobDefinition(
-            job_id=job.job_id,
-            run_id=run.run_id,
-            sweep_id=run.sweep_id,
-            type=job.type,
-            attempt=job.attempt,
-            config=run.config,
-        )
+        _definition(state.sweep, run, job)
         for run in _unfinished(state)
         if (job := run.open_job) is not None and job.state is JobState.GRANTED
     ]
+
+
+def _definition(sweep: SweepMetadata, run: RunInfo, job: JobInfo) -> JobDefinition:
+    resources = sweep.config.resources
+    policy = sweep.retry_policy(job.type)
+    return JobDefinition(
+        job_id=job.job_id,
+        run_id=run.run_id,
+        sweep_id=run.sweep_id,
+        type=job.type,
+        attempt=job.attempt,
+        config=run.config,
+        retry_count=run.retry_count,
+        max_retries=policy.limit,
+        retry_delay_seconds=policy.retry_delay_seconds,
+        failure_reasons=run.failure_reasons,
+        checkpoints=run.usable_checkpoints,
+        resources=resources if run.memory_gb is None else replace(resources, memory_gb=run.memory_gb),
+    )
 
 
 def open_jobs(state: SweepState) -> list[str]:
@@ -133,25 +147,56 @@ def _stop(plan: _Plan) -> None:
 
 
 def _judge(plan: _Plan) -> None:
-    """Complete or fail the runs that have all their jobs behind them."""
-    config = plan.state.sweep.config
-    final = JobStatus.TRAINING_DONE_NO_EVAL if config.evaluate is None else JobStatus.EVAL_DONE_NOT_COMPLETED
+    """Complete, fail or retry the runs whose job is behind them."""
+    sweep = plan.state.sweep
+    final = JobStatus.TRAINING_DONE_NO_EVAL if sweep.config.evaluate is None else JobStatus.EVAL_DONE_NOT_COMPLETED
     for run in _unfinished(plan.state):
         if run.open_job is not None:
             continue
         if run.status is final:
-            plan.add(_verdict(run, config), run_id=run.run_id)
-        elif sum(job.state is JobState.LOST for job in run.jobs) >= MOST_LOSSES:
-            plan.add(ev.RunFailed(reason=f"its jobs were lost {MOST_LOSSES} times"), run_id=run.run_id)
+            plan.add(_verdict(run, sweep.config), run_id=run.run_id)
+        elif run.status is JobStatus.RETRYING and run.retry_at is None:
+            plan.add(after_failure(sweep, run, plan.now), run_id=run.run_id)
 
 
 def _verdict(run: RunInfo, config: SweepConfig) -> ev.RunCompleted | ev.RunFailed:
-    last = run.jobs[-1]
-    # The last job has to say it: what training reported is no evaluation, what a lost attempt reported no result.
-    if config.metric in last.reported:
+    reported = reported_by_last_job(run)
+    if config.metric in reported:
         return ev.RunCompleted(score=run.metrics[config.metric])
-    reported = ", ".join(sorted(last.reported)) or "no metrics at all"
-    return ev.RunFailed(reason=f"metric {config.metric!r} was not reported; {last.type} reported: {reported}")
+    names = ", ".join(sorted(reported)) or "no metrics at all"
+    job_type = run.jobs[-1].type
+    return ev.RunFailed(
+        reason=f"metric {config.metric!r} was not reported; {job_type} reported: {names}",
+        signature=f"{job_type} without {config.metric}",
+    )
+
+
+def reported_by_last_job(run: RunInfo) -> set[str]:
+    """The metrics that a run's result may be taken from.
+
+    The last job has to have said them: what training reported is no evaluation, what a lost attempt reported no result.
+    But an attempt that went on from a checkpoint goes on from what was reported by then, too.
+    """
+    last = run.jobs[-1]
+    attempts = [job for job in run.jobs if job.type is last.type] if run.checkpoints else [last]
+    return {name for job in attempts for name in job.reported}
+
+
+def _pause(plan: _Plan) -> None:
+    """Stop before a fault that is not the configurations' burns them all."""
+    sweep = plan.state.sweep
+    limit = sweep.config.same_error_limit
+    if 0 < limit <= sweep.same_failures:
+        reason = f"{sweep.same_failures} jobs in a row failed in the same way: {sweep.failure_reason}"
+        plan.add(ev.SweepPaused(reason=reason))
+    elif sweep.dispatch_failures >= MOST_REFUSALS:
+        plan.add(ev.SweepPaused(reason=f"no job could be dispatched, {sweep.dispatch_failures} times in a row"))
+
+
+def _requeue(plan: _Plan) -> None:
+    for run in _unfinished(plan.state):
+        if is_due(run, plan.now):
+            plan.add(ev.RunRequeued(reason="its wait is over"), run_id=run.run_id)
 
 
 def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:

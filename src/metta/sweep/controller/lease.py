@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
-from metta.sweep.errors import LeaseHeldError
-from metta.sweep.protocols import Lease, Reader, Store
+from metta.sweep.errors import LeaseHeldError, StoreAwayError
+from metta.sweep.model.sweep import SweepStatus
+from metta.sweep.protocols import Clock, Lease, Reader, Store
 
-#: A holder that is silent for so long has lost the lease. Renewed at a third of it, it outlasts two missed renewals.
-LEASE_TTL_S = 30.0
+#: A holder that is silent for so long has lost the lease. Renewed at a third of it, it outlasts two missed renewals; a
+#: standby on another machine takes over so long after the holder's death.
+LEASE_TTL_S = 12.0
 RENEW_AFTER_S = LEASE_TTL_S / 3
+#: A standby looks this often whether the holder is gone.
+_LOOK_EVERY_S = 0.5
 #: Start times are read off the wall clock, so the same process's moves when that is set; no id is used again so soon.
 _SAME_START_S = 5.0
 
@@ -59,6 +65,30 @@ def acquire(store: Store, sweep_id: str, now: float) -> Lease:
             raise
         # Of two that find the holder dead, one gets its lease: for the other it is no longer the current one.
         return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S, steal=current)
+
+
+def stand_by(store: Store, sweep_id: str, clock: Clock) -> Lease | None:
+    """Wait until no controller is at work on the sweep and take its lease; None when there is nothing left to do.
+
+    A holder on another machine counts as gone when its lease stays as it is for its whole time to live, by this
+    machine's steady clock: the clocks of the two need not agree.
+    """
+    watched: Lease | None = None
+    since = clock.monotonic()
+    while True:
+        with suppress(StoreAwayError):
+            [sweep] = store.fetch_sweeps(sweep_id)
+            if sweep.status.ended or sweep.status is SweepStatus.PAUSED:
+                return None
+            current = store.fetch_lease(sweep_id)
+            if current != watched:
+                watched, since = current, clock.monotonic()
+            is_silent = clock.monotonic() - since > LEASE_TTL_S
+            with suppress(LeaseHeldError):
+                if is_silent and current is not None:
+                    return store.acquire_lease(sweep_id, this_holder(), clock.now(), LEASE_TTL_S, steal=current)
+                return acquire(store, sweep_id, clock.now())
+        threading.Event().wait(_LOOK_EVERY_S)
 
 
 def is_controlled(store: Reader, sweep_id: str, now: float) -> bool:

@@ -16,10 +16,10 @@ from rich.text import Text
 from metta.sweep.analysis.progress import estimate_end
 from metta.sweep.display.views import config_text, console, counts_text, duration, eta_text, number, status_text
 from metta.sweep.launch import Launched, drive
-from metta.sweep.model.events import Event
-from metta.sweep.model.run import RunInfo
+from metta.sweep.model.events import Event, RunRetryScheduled
+from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState
-from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Store
 
 #: Ended runs, and running ones, shown at a time.
@@ -47,6 +47,7 @@ def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepS
             launched.sweep,
             resume=launched.resumed,
             changes=launched.changes,
+            standby=launched.standby,
             observer=display.observe if show else None,
             on_stop_request=on_stop_request,
         )
@@ -64,6 +65,11 @@ class Display:
 
     def observe(self, state: SweepState, events: Sequence[Event]) -> None:
         """Take in what happened."""
+        if not self._screen.is_terminal:
+            for event in events:
+                if isinstance(event.body, RunRetryScheduled) and event.run_id is not None:
+                    failure = state.runs[event.run_id].failure_reasons[-1]
+                    self._screen.print(f"{event.run_id} RETRYING {failure}; {event.body.reason}", soft_wrap=True)
         touched = dict.fromkeys(event.run_id for event in events if event.run_id is not None)
         known = {run.run_id for run in self._recent}
         ended = [state.runs[run_id] for run_id in touched if run_id not in state.unfinished and run_id not in known]
@@ -111,7 +117,7 @@ def _run_cells(run: RunInfo, sweep: SweepMetadata) -> tuple[RenderableType, ...]
     since = run.open_job.started_at if run.open_job is not None else None
     spent = run.cost if since is None else max(0.0, time.time() - since)
     style = "bold green" if run.run_id == sweep.best_run_id else ""
-    failed = run.status.ended and run.score is None
+    failed = run.score is None and (run.status.ended or run.status is JobStatus.RETRYING)
     note = "; ".join(run.failure_reasons[-1:]) if failed else config_text(run.config)
     score = Text("-" if shown is None else number(shown), style=style)
     return run.run_id, status_text(run.status), score, duration(spent), note
@@ -147,6 +153,8 @@ def _farewell(sweep: SweepMetadata, requests: int) -> str:
 
 def _summary(state: SweepState) -> str:
     sweep = state.sweep
+    if sweep.status is SweepStatus.PAUSED:
+        return f"sweep {sweep.sweep_id} is PAUSED: {sweep.reason}\ngo on with: metta sweep resume {sweep.sweep_id}"
     if not sweep.status.ended:
         return f"sweep {sweep.sweep_id} is interrupted; go on with: metta sweep run --resume {sweep.sweep_id}"
     best = ""

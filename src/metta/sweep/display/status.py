@@ -20,7 +20,7 @@ from metta.sweep.display.views import (
 )
 from metta.sweep.model.events import Event, reasons_of
 from metta.sweep.model.run import JobInfo, RunInfo
-from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Heartbeat
 
 #: Unended runs shown before the rest is summed up.
@@ -68,7 +68,9 @@ def _status_line(sweep: SweepMetadata, controlled: bool) -> Text:
     line = status_text(sweep.status)
     if sweep.reason:
         line.append(f": {sweep.reason}", style="default")
-    if not sweep.status.ended and not controlled:
+    if sweep.status is SweepStatus.PAUSED:
+        line.append(f"; go on with: metta sweep resume {sweep.sweep_id}", style="yellow")
+    elif not sweep.status.ended and not controlled:
         line.append(f"; no controller is at work: metta sweep run --resume {sweep.sweep_id}", style="yellow")
     return line
 

@@ -16,12 +16,15 @@ from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 
 STYLES = {
     JobStatus.COMPLETED: "green",
+    JobStatus.RETRYING: "yellow",
     JobStatus.FAILED: "red",
     JobStatus.CANCELLED: "yellow",
+    JobStatus.ROLLED_BACK: "dim",
     JobStatus.IN_TRAINING: "cyan",
     JobStatus.IN_EVAL: "cyan",
     SweepStatus.COMPLETED: "green",
     SweepStatus.STOPPED: "yellow",
+    SweepStatus.PAUSED: "yellow",
     SweepStatus.STOPPING: "yellow",
     SweepStatus.RUNNING: "cyan",
 }

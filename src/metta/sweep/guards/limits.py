@@ -12,7 +12,7 @@ class TrialLimit:
     def refuse(self, state: SweepState, now: float) -> Refusal | None:
         """See `Guard.refuse`."""
         limit = state.sweep.config.max_trials
-        if limit is None or state.sweep.run_count < limit:
+        if limit is None or state.sweep.trial_count < limit:
             return None
         return Refusal(reason=f"max_trials: all {limit} runs are done")
 

@@ -96,14 +96,20 @@ class FailureKind(StrEnum):
 
 
 #: Failures of the surroundings: tried again unless the user says otherwise.
-ENVIRONMENT_FAILURES = (
-    FailureKind.OUT_OF_MEMORY,
-    FailureKind.KILLED,
-    FailureKind.PREEMPTED,
-    FailureKind.NODE_LOST,
-    FailureKind.STORE_LOST,
-    FailureKind.DISPATCHER_ERROR,
+_ENVIRONMENT = frozenset(
+    {
+        FailureKind.OUT_OF_MEMORY,
+        FailureKind.KILLED,
+        FailureKind.PREEMPTED,
+        FailureKind.NODE_LOST,
+        FailureKind.STORE_LOST,
+        FailureKind.DISPATCHER_ERROR,
+    }
 )
+#: Failures that are mostly the code's own but may pass: tried again when the user asks for retries.
+_MAY_PASS = frozenset({FailureKind.USER_ERROR, FailureKind.TIMED_OUT})
+#: As the founding document has it.
+_DEFAULT_RETRIES = 3
 #: Failures that say nothing about the run, and so do not count against `max_retries`.
 UNCOUNTED_FAILURES = frozenset(
     {FailureKind.PREEMPTED, FailureKind.NODE_LOST, FailureKind.STORE_LOST, FailureKind.DISPATCHER_ERROR}
@@ -113,8 +119,9 @@ UNCOUNTED_FAILURES = frozenset(
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which failed jobs are tried again, how often, and after what time."""
 
-    #: Failures of one kind of job of a run that are forgiven; lost nodes and preemptions are not counted.
-    max_retries: Annotated[int, Meta(ge=0)] = 3
+    #: Failures of one kind of job of a run that are forgiven; lost nodes and preemptions are not counted. Without a
+    #: number it is three, for failures of the surroundings only: the code's own errors would mostly come again.
+    max_retries: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     #: Wait before the first retry.
     retry_delay_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 60.0
     #: Each wait is this much longer than the one before it.
@@ -122,12 +129,25 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_delay_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
     #: Waits differ by up to this share, so that runs which failed together are not retried together.
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    #: Kinds of failures that are tried again.
-    on: tuple[FailureKind, ...] = ENVIRONMENT_FAILURES
+    #: Kinds of failures that are tried again; without it those of the surroundings and, where `max_retries` is given,
+    #: errors of the code and time-outs.
+    on: tuple[FailureKind, ...] | None = None
     #: After running out of memory the next attempt may use this much more; 1 means that it is not tried again.
     memory_growth: Annotated[float, Meta(ge=1, le=100)] = 1.0
     #: But never more than this.
     max_memory_gb: Annotated[float, Meta(gt=0, le=1e9)] | None = None
+
+    @property
+    def limit(self) -> int:
+        """Failures that are forgiven, of those that count."""
+        return _DEFAULT_RETRIES if self.max_retries is None else self.max_retries
+
+    @property
+    def kinds(self) -> frozenset[FailureKind]:
+        """Kinds of failures that are tried again."""
+        if self.on is not None:
+            return frozenset(self.on)
+        return _ENVIRONMENT if self.max_retries is None else _ENVIRONMENT | _MAY_PASS
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -201,6 +221,8 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     status: JobStatus
     score: float | None = None
+    #: When it was rolled back.
+    at: float = 0.0
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import Checkpoint, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo, Undone
-from metta.sweep.model.sweep_transitions import refused
+from metta.sweep.model.sweep_transitions import check_finite, check_plain, refused
 
 
 def created(event: Event, run_id: str, body: ev.RunCreated) -> RunInfo:
@@ -69,18 +68,16 @@ def _job_started(run: RunInfo, event: Event, body: ev.JobStarted) -> RunInfo:
     )
 
 
-def _check_finite(event: Event, numbers: Mapping[str, float]) -> None:
-    # JSON has no NaN: written down, it would come back as null, and the log could not be read again.
-    for name, number in numbers.items():
-        if not math.isfinite(number):
-            raise refused(event, f"{name!r} is {number}, not a finite number")
-
-
-def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> RunInfo:
+def _running_job(run: RunInfo, event: Event) -> JobInfo:
     job = _current_job(run, event)
     if job.state is not JobState.RUNNING:
         raise refused(event, "it is not running")
-    _check_finite(event, body.metrics)
+    return job
+
+
+def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> RunInfo:
+    job = _running_job(run, event)
+    check_finite(event, body.metrics)
     jobs = run.jobs
     if new := [name for name in body.metrics if name not in job.reported]:
         jobs = _with_job(run, replace(job, reported=(*job.reported, *new)))
@@ -89,6 +86,7 @@ def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> R
 
 def _job_exited(run: RunInfo, event: Event, body: ev.JobExited) -> RunInfo:
     job = _current_job(run, event)
+    check_finite(event, {"seconds": body.seconds})
     ended = replace(
         job,
         state=JobState.EXITED,
@@ -124,7 +122,7 @@ def _undecided(run: RunInfo, reason: str) -> RunInfo:
 
 
 def _checkpoint_saved(run: RunInfo, event: Event, body: ev.CheckpointSaved) -> RunInfo:
-    job = _current_job(run, event)
+    job = _running_job(run, event)
     checkpoint = Checkpoint(
         step=body.step,
         path=body.path,
@@ -134,7 +132,12 @@ def _checkpoint_saved(run: RunInfo, event: Event, body: ev.CheckpointSaved) -> R
         job_id=job.job_id,
     )
     others = [other for other in run.checkpoints if other.step != body.step]
-    return replace(run, checkpoints=tuple(sorted([*others, checkpoint], key=lambda each: each.step)))
+    return replace(
+        run,
+        checkpoints=tuple(sorted([*others, checkpoint], key=lambda each: each.step)),
+        # What was saved since the user went back to a step is part of the new way, what comes after it of the old one.
+        resume_from=None if run.resume_from is None else body.step,
+    )
 
 
 def with_score(run: RunInfo, metric: str, step: int) -> RunInfo:
@@ -153,7 +156,7 @@ def _checkpoint_deleted(run: RunInfo, event: Event, body: ev.CheckpointDeleted) 
 
 def _ended(run: RunInfo, status: JobStatus, event: Event, reason: str | None = None) -> RunInfo:
     reasons = run.failure_reasons if reason is None else (*run.failure_reasons, reason)
-    return replace(run, status=status, ended_at=event.at, failure_reasons=reasons)
+    return replace(run, status=status, ended_at=event.at, retry_at=None, failure_reasons=reasons)
 
 
 def _waiting(run: RunInfo, event: Event) -> RunInfo:
@@ -165,20 +168,22 @@ def _waiting(run: RunInfo, event: Event) -> RunInfo:
 def _run_completed(run: RunInfo, event: Event, body: ev.RunCompleted) -> RunInfo:
     if run.status not in {JobStatus.TRAINING_DONE_NO_EVAL, JobStatus.EVAL_DONE_NOT_COMPLETED}:
         raise refused(event, f"run {run.run_id} is {run.status}")
-    _check_finite(event, {"score": body.score})
+    check_finite(event, {"score": body.score})
     return _ended(replace(_waiting(run, event), score=body.score), JobStatus.COMPLETED, event)
 
 
 def _run_failed(run: RunInfo, event: Event, body: ev.RunFailed) -> RunInfo:
-    run = replace(_waiting(run, event), partial_score=body.partial_score, retry_at=None)
+    check_finite(event, {"partial_score": body.partial_score})
     # A run that failed by its last job has that job's reason already.
-    reason = None if body.reason in run.failure_reasons else body.reason
-    return _ended(run, JobStatus.FAILED, event, reason)
+    is_known = run.status is JobStatus.RETRYING and body.reason in run.failure_reasons
+    run = replace(_waiting(run, event), partial_score=body.partial_score)
+    return _ended(run, JobStatus.FAILED, event, None if is_known else body.reason)
 
 
 def _run_retry_scheduled(run: RunInfo, event: Event, body: ev.RunRetryScheduled) -> RunInfo:
     if run.status is not JobStatus.RETRYING or run.retry_at is not None:
         raise refused(event, f"run {run.run_id} is {run.status}")
+    check_finite(event, {"retry_at": body.retry_at, "memory_gb": body.memory_gb})
     return replace(run, retry_at=body.retry_at, retry_count=body.retry_count, memory_gb=body.memory_gb or run.memory_gb)
 
 
@@ -195,7 +200,9 @@ def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
     if body.checkpoint is not None and all(body.checkpoint != each.step for each in run.checkpoints):
         steps = ", ".join(str(each.step) for each in run.checkpoints) or "none"
         raise refused(event, f"there is no checkpoint of step {body.checkpoint}; there are: {steps}")
-    to_evaluate = run.is_trained and body.checkpoint is None
+    resume_from = run.resume_from if body.checkpoint is None else body.checkpoint
+    # Whoever wanted to go back to a step wants it trained from there, however many attempts that takes.
+    to_evaluate = run.is_trained and resume_from is None
     return replace(
         run,
         status=JobStatus.TRAINING_DONE_NO_EVAL if to_evaluate else JobStatus.PENDING,
@@ -204,14 +211,21 @@ def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
         retry_at=None,
         ended_at=None,
         partial_score=None,
-        resume_from=run.resume_from if body.checkpoint is None else body.checkpoint,
+        resume_from=resume_from,
     )
 
 
 def _run_rolled_back(run: RunInfo, event: Event, body: ev.RunRolledBack) -> RunInfo:
     if not run.status.ended or run.undone is not None:
         raise refused(event, f"run {run.run_id} is {run.status}")
-    undone = Undone(status=run.status, score=run.score)
+    if body.best_run_id == run.run_id:
+        raise refused(event, "it would still be the best run")
+    check_finite(event, {"best_score": body.best_score})
+    return _undone(run, event.at)
+
+
+def _undone(run: RunInfo, at: float) -> RunInfo:
+    undone = Undone(status=run.status, score=run.score, at=at)
     return replace(run, status=JobStatus.ROLLED_BACK, score=None, undone=undone)
 
 
@@ -222,19 +236,27 @@ def _run_restored(run: RunInfo, event: Event, body: ev.RunRestored) -> RunInfo:
 
 
 def _run_rescored(run: RunInfo, event: Event, body: ev.RunRescored) -> RunInfo:
-    has_result = bool(run.jobs) and run.jobs[-1].outcome is Outcome.SUCCEEDED
-    if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED} or not has_result:
+    if run.undone is not None:
+        # What counted then must not come back with the run, and be the best by another measure.
+        before = replace(run, status=run.undone.status, score=run.undone.score, undone=None)
+        return _undone(_run_rescored(before, event, body), run.undone.at)
+    if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
         raise refused(event, f"run {run.run_id} is {run.status}")
+    check_finite(event, {"score": body.score})
+    if not run.jobs or run.jobs[-1].outcome is not Outcome.SUCCEEDED:
+        return replace(run, partial_score=body.score)
     if body.score is None:
         reasons = (*run.failure_reasons, body.reason)
         return replace(run, status=JobStatus.FAILED, score=None, failure_reasons=reasons)
-    _check_finite(event, {"score": body.score})
-    return replace(run, status=JobStatus.COMPLETED, score=body.score)
+    return replace(run, status=JobStatus.COMPLETED, score=body.score, partial_score=None)
 
 
 def _state_repaired(run: RunInfo, event: Event, body: ev.StateRepaired) -> RunInfo:
     if fixed := body.after.keys() & {"sweep_id", "run_id", "index"}:
         raise refused(event, f"{', '.join(sorted(fixed))} cannot be repaired")
+    if unknown := body.after.keys() - set(RunInfo.__struct_fields__):
+        raise refused(event, f"runs have no {', '.join(sorted(unknown))}")
+    check_plain(event, body.after)
     try:
         return msgspec.convert({**msgspec.to_builtins(run), **body.after}, RunInfo)
     except msgspec.ValidationError as error:

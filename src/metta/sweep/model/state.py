@@ -7,12 +7,13 @@ touches, to refuse what is illegal and to write the projections), and replay (an
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import immutables
 import msgspec
 from msgspec.structs import replace
 
-from metta.sweep.errors import InvalidTransition
+from metta.sweep.errors import InvalidTransition, SearchSpaceError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus, RunInfo
@@ -98,7 +99,7 @@ class _Draft:
                 raise refused(event, "it names no run")
             self._metadata = transition(self._metadata, event, body)
             if isinstance(body, ev.SweepAmended):
-                self._note_tried()
+                self._note_all_tried()
         else:
             self._apply_to_run(event.run_id, event, body)
         self._seq = event.seq
@@ -108,24 +109,12 @@ class _Draft:
             raise refused(event, f"the sweep is {self._metadata.status if self._metadata else 'not created'}")
         before = self._runs.get(run_id)
         if isinstance(body, ev.RunCreated):
-            if before is not None:
-                raise refused(event, "the run exists already")
-            if body.index != sum(self._counts.values()):
-                raise refused(event, f"its index is {body.index}, the next one is {sum(self._counts.values())}")
-            run = created(event, run_id, body)
-            if self._metadata.config.search_space.cardinality is not None:
-                self._tried[self._metadata.config.search_space.key(body.config)] = run_id
+            run = self._created(run_id, before, event, body)
         else:
-            if before is None:
-                raise refused(event, "there is no such run")
-            transition = RUN_TRANSITIONS.get(type(body))
-            if transition is None:
-                raise refused(event, "it is about the sweep, not about a run")
-            run = transition(before, event, body)
-            self._metadata = learned(self._metadata, before, event)
-            if isinstance(body, ev.CheckpointSaved):
-                run = with_score(run, self._metadata.config.metric, body.step)
+            run = self._changed(before, event, body)
         self._runs[run_id] = run
+        if before is None or isinstance(body, ev.StateRepaired):
+            self._note_tried(run)
         if before is None or run.status is not before.status:
             self._count(before, run)
         if before is not None and run.cost != before.cost:
@@ -133,15 +122,45 @@ class _Draft:
         if run.status is JobStatus.COMPLETED and run.score is not None and self._metadata.is_better(run.score):
             self._metadata = replace(self._metadata, best_run_id=run_id, best_score=run.score)
 
-    def _note_tried(self) -> None:
-        """Anew for all runs: an amended space may be finite where the one before it was not."""
+    def _created(self, run_id: str, before: RunInfo | None, event: Event, body: ev.RunCreated) -> RunInfo:
+        if before is not None:
+            raise refused(event, "the run exists already")
+        count = sum(self._counts.values())
+        if body.index != count:
+            raise refused(event, f"its index is {body.index}, the next one is {count}")
+        return created(event, run_id, body)
+
+    def _changed(self, before: RunInfo | None, event: Event, body: ev.Body) -> RunInfo:
+        assert self._metadata is not None
+        if before is None:
+            raise refused(event, "there is no such run")
+        transition = RUN_TRANSITIONS.get(type(body))
+        if transition is None:
+            raise refused(event, "it is about the sweep, not about a run")
+        run = transition(before, event, body)
+        if self._metadata.status.ended and not run.status.ended:
+            raise refused(event, f"the sweep is {self._metadata.status}, the run would be {run.status}")
+        self._metadata = learned(self._metadata, before, event)
+        if isinstance(body, ev.CheckpointSaved):
+            run = with_score(run, self._metadata.config.metric, body.step)
+        return run
+
+    def _note_tried(self, run: RunInfo) -> None:
         assert self._metadata is not None
         space = self._metadata.config.search_space
         if space.cardinality is not None:
-            runs = self._runs.finish()
-            self._runs = runs.mutate()
-            for run_id, run in runs.items():
-                self._tried[space.key(run.config)] = run_id
+            self._tried[space.key(run.config)] = run.run_id
+
+    def _note_all_tried(self) -> None:
+        """Anew: an amended space may be finite where it was not, and without what was tried in it before."""
+        assert self._metadata is not None
+        runs = self._runs.finish()
+        self._runs = runs.mutate()
+        self._tried = SweepState().tried.mutate()
+        for run in sorted(runs.values(), key=lambda run: run.index):
+            with suppress(SearchSpaceError):
+                self._metadata.config.search_space.check(run.config)
+                self._note_tried(run)
 
     def _count(self, before: RunInfo | None, run: RunInfo) -> None:
         counts = self._counts

@@ -184,6 +184,7 @@ class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):
     cost: float = 0.0
     #: How the last failure came about, and how many came about like it since a run last completed.
     failure_signature: str | None = None
+    failure_reason: str | None = None
     same_failures: int = 0
     #: Failures that a second attempt has got over: they pass, so they don't pause the sweep.
     passing_failures: tuple[str, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -19,6 +21,21 @@ def refused(event: Event, why: str) -> InvalidTransition:
     """The error for an event that does not fit."""
     subject = event.job_id or event.run_id or f"sweep {event.sweep_id}"
     return InvalidTransition(f"{event.type} does not fit {subject}: {why}")
+
+
+def check_finite(event: Event, numbers: Mapping[str, float | None]) -> None:
+    """Refuse what JSON has no numbers for: written down, it would come back as null, and not be what was folded."""
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise refused(event, f"{name!r} is {number}, not a finite number")
+
+
+def check_plain(event: Event, fields: Mapping[str, Any]) -> None:
+    """As `check_finite`, for values of any shape."""
+    try:
+        json.dumps(fields, allow_nan=False, default=msgspec.to_builtins)
+    except (TypeError, ValueError) as error:
+        raise refused(event, f"{error}: {fields!r}") from error
 
 
 def _sweep_created(before: SweepMetadata | None, event: Event, body: ev.SweepCreated) -> SweepMetadata:
@@ -44,6 +61,7 @@ def _sweep_resumed(before: SweepMetadata | None, event: Event, body: ev.SweepRes
         ended_at=None,
         config=_changed(sweep.config, event, body.changes),
         failure_signature=None,
+        failure_reason=None,
         same_failures=0,
         dispatch_failures=0,
         dispatch_at=None,
@@ -53,6 +71,7 @@ def _sweep_resumed(before: SweepMetadata | None, event: Event, body: ev.SweepRes
 def _changed(config: SweepConfig, event: Event, changes: Mapping[str, Any]) -> SweepConfig:
     if not changes:
         return config
+    check_plain(event, changes)
     try:
         return msgspec.convert({**msgspec.to_builtins(config), **changes}, SweepConfig)
     except (msgspec.ValidationError, SearchSpaceError) as error:
@@ -63,6 +82,7 @@ def _sweep_amended(before: SweepMetadata | None, event: Event, body: ev.SweepAme
     sweep = _existing(before, event)
     if fixed := body.changes.keys() - set(AMENDABLE):
         raise refused(event, f"an amendment changes {', '.join(AMENDABLE)}, not {', '.join(sorted(fixed))}")
+    check_finite(event, {"best_score": body.best_score})
     config = _changed(sweep.config, event, body.changes)
     return replace(sweep, config=config, best_run_id=body.best_run_id, best_score=body.best_score)
 
@@ -76,6 +96,7 @@ def _sweep_paused(before: SweepMetadata | None, event: Event, body: ev.SweepPaus
 
 def _dispatch_failed(before: SweepMetadata | None, event: Event, body: ev.DispatchFailed) -> SweepMetadata:
     sweep = _existing(before, event)
+    check_finite(event, {"retry_at": body.retry_at})
     return replace(sweep, dispatch_failures=sweep.dispatch_failures + 1, dispatch_at=body.retry_at)
 
 
@@ -120,33 +141,40 @@ _MOST_PASSING = 16
 
 
 def learned(sweep: SweepMetadata, before: RunInfo, event: Event) -> SweepMetadata:
-    """The metadata after an event about the run that was `before`; its counts, cost and best run aside."""
+    """The metadata after an event about the run that was `before`; its counts, its cost and a new best score aside."""
     lesson = _LESSONS.get(type(event.body))
     return sweep if lesson is None else lesson(sweep, before, event.body)
 
 
 def _from_exit(sweep: SweepMetadata, before: RunInfo, body: ev.JobExited) -> SweepMetadata:
+    if body.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
+        return sweep
     if body.outcome is not Outcome.SUCCEEDED:
-        return sweep if body.failure is None else _failed_alike(sweep, body.signature)
+        return sweep if body.failure is None else _failed_alike(sweep, body.signature, body.error)
     job = before.jobs[-1]
     overcome = [other.signature for other in before.jobs[:-1] if other.type is job.type and other.signature]
     new = [signature for signature in dict.fromkeys(overcome) if signature not in sweep.passing_failures]
-    return replace(sweep, passing_failures=(*sweep.passing_failures, *new)[-_MOST_PASSING:]) if new else sweep
+    if not new:
+        return sweep
+    sweep = replace(sweep, passing_failures=(*sweep.passing_failures, *new)[-_MOST_PASSING:])
+    return _from_success(sweep) if sweep.failure_signature in new else sweep
 
 
 def _from_failure(sweep: SweepMetadata, _before: RunInfo, body: ev.RunFailed) -> SweepMetadata:
-    return sweep if body.signature is None else _failed_alike(sweep, body.signature)
+    return sweep if body.signature is None else _failed_alike(sweep, body.signature, body.reason)
 
 
-def _failed_alike(sweep: SweepMetadata, signature: str | None) -> SweepMetadata:
+def _failed_alike(sweep: SweepMetadata, signature: str | None, reason: str | None) -> SweepMetadata:
     if signature is None or signature in sweep.passing_failures:
         return _from_success(sweep)
     again = sweep.same_failures if signature == sweep.failure_signature else 0
-    return replace(sweep, failure_signature=signature, same_failures=again + 1)
+    return replace(sweep, failure_signature=signature, failure_reason=reason, same_failures=again + 1)
 
 
 def _from_success(sweep: SweepMetadata, *_: object) -> SweepMetadata:
-    return replace(sweep, failure_signature=None, same_failures=0) if sweep.same_failures else sweep
+    if not sweep.same_failures:
+        return sweep
+    return replace(sweep, failure_signature=None, failure_reason=None, same_failures=0)
 
 
 def _from_dispatch(sweep: SweepMetadata, *_: object) -> SweepMetadata:

@@ -46,7 +46,7 @@ class FifoScheduler:
 
 def _trials_left(state: SweepState) -> int | None:
     limit = state.sweep.config.max_trials
-    return None if limit is None else limit - state.sweep.run_count
+    return None if limit is None else limit - state.sweep.trial_count
 
 
 def _least(number: int, *limits: int | None) -> int:
