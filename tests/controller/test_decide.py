@@ -14,7 +14,6 @@ from msgspec.structs import replace
 
 from metta.sweep import registry
 from metta.sweep.controller.decide import (
-    MOST_LOSSES,
     Decision,
     Policy,
     decide,
@@ -22,10 +21,21 @@ from metta.sweep.controller.decide import (
     open_jobs,
     revive,
 )
+from metta.sweep.controller.retries import MOST_LOSSES, MOST_REFUSALS, next_deadline
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Body, Event, new_event
-from metta.sweep.model.run import JobDefinition, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import (
+    FailureKind,
+    JobDefinition,
+    JobInfo,
+    JobState,
+    JobStatus,
+    JobType,
+    Outcome,
+    RetryPolicy,
+    RunInfo,
+)
 from metta.sweep.model.space import Choice, LogUniform, Range, SearchSpace
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.model.sweep import CommandTarget, Strategy, SweepConfig, SweepStatus
@@ -44,6 +54,12 @@ SPACES = [
 EVALUATION = CommandTarget(argv=["evaluate"])
 
 #: How a job may end: scored, without the metric that counts, or as the outcome says; before or after it has started.
+#: What a job that ends so is put down to.
+FAILURES = {
+    Outcome.FAILED: FailureKind.USER_ERROR,
+    Outcome.KILLED: FailureKind.KILLED,
+    Outcome.TIMED_OUT: FailureKind.TIMED_OUT,
+}
 ENDINGS = ["scored"] * 6 + ["unscored", "lost", "lost early", "failed early", *(set(Outcome) - {Outcome.SUCCEEDED})]
 GUARDS = (TrialLimit(), BudgetLimit(), TimeLimit())
 
@@ -77,6 +93,7 @@ class World:
         seconds: Sequence[float] = (60.0,),
         **config: Any,
     ) -> None:
+        config = {"same_error_limit": 0, **config}
         self.capacity = capacity
         self.clock = ManualClock(START)
         self.log: list[Event] = []
@@ -151,16 +168,17 @@ class World:
 
     def _end(self, run: RunInfo, job: JobInfo, ending: str) -> None:
         at = run.run_id, job.job_id
-        if ending == "failed early":
-            self.write(ev.JobExited(outcome=Outcome.FAILED, error="cannot start"), *at)
-            return
         if ending == "lost early":
-            self.write(ev.JobLost(reason="no agent"), *at)
+            self.write(ev.JobLost(reason="gone", failure=FailureKind.NODE_LOST), *at)
+            return
+        if ending == "failed early":
+            body = ev.JobExited(outcome=Outcome.FAILED, error="cannot start", failure=FailureKind.USER_ERROR)
+            self.write(body, *at)
             return
         if job.state is JobState.GRANTED:
             self._start(run, job)
         if ending == "lost":
-            self.write(ev.JobLost(reason="the agent is gone"), *at)
+            self.write(ev.JobLost(reason="gone", failure=FailureKind.NODE_LOST), *at)
             return
         if ending in {"scored", "unscored"}:
             self.write(ev.MetricsReported(metrics={"loss": 0.5, "accuracy": 0.9}), *at)
@@ -168,14 +186,23 @@ class World:
             self.write(ev.MetricsReported(metrics={"reward": float(run.index % 3)}), *at)
         outcome = Outcome.SUCCEEDED if ending in {"scored", "unscored"} else Outcome(ending)
         started_at = job.started_at or self.clock.now()
-        self.write(ev.JobExited(outcome=outcome, seconds=self.clock.now() - started_at), *at)
+        seconds = self.clock.now() - started_at
+        self.write(ev.JobExited(outcome=outcome, seconds=seconds, failure=FAILURES.get(outcome)), *at)
+
+    def wait(self) -> None:
+        """Until the first retry is due, when nothing else will happen."""
+        due = next_deadline(self.state)
+        if not self.open and due is not None and due > self.clock.now():
+            self.clock.advance(due - self.clock.now() + 0.001)
 
     def run_to_the_end(self) -> None:
         for _ in range(3000):
             self.decide()
             if self.state.sweep.status.ended:
                 return
-            assert self.open, "nothing runs, nothing starts, and the sweep has not ended"
+            self.wait()
+            self.decide()
+            assert self.open, "nothing runs, nothing starts, nothing waits, and the sweep has not ended"
             self.pass_time()
         raise AssertionError("the sweep does not end")
 
@@ -246,9 +273,12 @@ def test_every_run_ends_as_its_jobs_did(world: World) -> None:
             assert last.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}
         else:
             assert run.failure_reasons
-            losses = sum(job.state is JobState.LOST for job in run.jobs)
-            assert "reward" not in last.reported if is_whole else losses == MOST_LOSSES or last.outcome is not None
-        assert sum(job.state is JobState.LOST for job in run.jobs) <= MOST_LOSSES
+            assert "reward" not in last.reported if is_whole else last.failure is not None
+            if last.state is JobState.LOST:
+                assert len(run.jobs) >= MOST_LOSSES
+        killed = [job for job in run.jobs if job.failure is FailureKind.KILLED and job.type is last.type]
+        assert len(killed) <= 1 + 3
+        assert run.retry_count <= 3
 
 
 @QUICK
@@ -306,6 +336,7 @@ def test_winding_down_starts_nothing_and_a_later_controller_goes_on(world: World
     # What has all its jobs behind it was judged; the others wait.
     assert {run.status for run in world.runs if not run.status.ended} <= {
         JobStatus.PENDING,
+        JobStatus.RETRYING,
         JobStatus.TRAINING_DONE_NO_EVAL,
     }
     world.run_to_the_end()
@@ -406,13 +437,14 @@ def test_a_run_that_reported_nothing_fails_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("ending", ["lost", "lost early"])
-def test_a_lost_job_is_tried_again_until_it_was_lost_too_often(ending: str) -> None:
+def test_a_lost_job_is_tried_again_until_it_was_lost_too_often_in_a_row(ending: str) -> None:
     world = World(max_trials=1, endings=[ending])
     world.run_to_the_end()
     [run] = world.runs
     assert [job.attempt for job in run.jobs] == list(range(1, MOST_LOSSES + 1))
     assert run.status is JobStatus.FAILED
-    assert run.failure_reasons == (f"its jobs were lost {MOST_LOSSES} times",)
+    assert run.failure_reasons[-1] == f"its jobs were lost {MOST_LOSSES} times in a row without saving a checkpoint"
+    assert run.retry_count == 0
 
 
 def test_a_run_that_was_lost_less_often_is_completed() -> None:
@@ -423,20 +455,209 @@ def test_a_run_that_was_lost_less_often_is_completed() -> None:
     assert len(run.jobs) == MOST_LOSSES
 
 
-def test_losses_of_all_jobs_of_a_run_count_together() -> None:
-    endings = ["lost", "lost", "lost", "scored", *["lost"] * (MOST_LOSSES - 3)]
+def test_a_job_that_succeeds_ends_a_row_of_losses() -> None:
+    endings = ["lost"] * 6 + ["scored"] + ["lost"] * 6 + ["scored"]
     world = World(max_trials=1, endings=endings, evaluate=EVALUATION)
     world.run_to_the_end()
     [run] = world.runs
-    assert run.status is JobStatus.FAILED
-    assert [job.type for job in run.jobs] == [JobType.TRAIN] * 4 + [JobType.EVAL] * (MOST_LOSSES - 3)
+    assert run.status is JobStatus.COMPLETED
+    assert [job.type for job in run.jobs] == [JobType.TRAIN] * 7 + [JobType.EVAL] * 7
+
+
+def test_a_run_that_saves_checkpoints_may_be_lost_for_ever() -> None:
+    world = World(max_trials=1, endings=["lost"] * 30 + ["scored"])
+    while not world.state.sweep.status.ended:
+        world.decide()
+        world.wait()
+        world.decide()
+        for run, job in world.open:
+            world._start(run, job)
+            saved = ev.CheckpointSaved(step=job.attempt, path="p", sha256="0", size_bytes=1)
+            world.write(saved, run.run_id, job.job_id)
+        world.pass_time()
+    [run] = world.runs
+    assert run.status is JobStatus.COMPLETED
+    assert len(run.jobs) == 31
+
+
+# ---------------------------------------------------------------------------------------------------------- retries
+
+
+def test_a_run_waits_ever_longer_between_its_attempts_and_is_then_given_up() -> None:
+    retry = RetryPolicy(max_retries=3, retry_delay_seconds=60.0, jitter=0.0)
+    world = World(max_trials=1, endings=[Outcome.FAILED], retry=retry, seconds=[1.0])
+    waits = []
+    for _ in range(3):
+        world.decide()
+        world.pass_time()
+        assert bodies(world.decide()) == [ev.RunRetryScheduled]
+        [run] = world.runs
+        assert run.status is JobStatus.RETRYING
+        assert run.retry_at is not None
+        waits.append(run.retry_at - world.clock.now())
+        world.clock.advance(waits[-1] - 0.5)
+        assert world.decide() == []
+        world.clock.advance(0.5)
+        assert bodies(world.decide()) == [ev.RunRequeued, ev.JobGranted]
+    assert waits == [60.0, 120.0, 240.0]
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.RunFailed, ev.SweepEnded]
+    [run] = world.runs
+    assert run.failure_reasons == (*["train failed"] * 4, "given up after 3 retries")
+
+
+def test_the_codes_own_errors_are_tried_again_only_when_the_user_asks_for_retries() -> None:
+    outcomes = {}
+    for asked in (None, 1):
+        for ending in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KILLED):
+            retry = RetryPolicy(max_retries=asked)
+            world = World(max_trials=1, endings=[ending, "scored"], retry=retry)
+            world.run_to_the_end()
+            outcomes[asked, ending] = world.runs[0].status
+    assert outcomes == {
+        (None, Outcome.FAILED): JobStatus.FAILED,
+        (None, Outcome.TIMED_OUT): JobStatus.FAILED,
+        (None, Outcome.KILLED): JobStatus.COMPLETED,
+        (1, Outcome.FAILED): JobStatus.COMPLETED,
+        (1, Outcome.TIMED_OUT): JobStatus.COMPLETED,
+        (1, Outcome.KILLED): JobStatus.COMPLETED,
+    }
+
+
+def test_eval_jobs_may_have_a_policy_of_their_own() -> None:
+    retry, retry_eval = RetryPolicy(max_retries=0), RetryPolicy(max_retries=1)
+    endings = ["scored", Outcome.FAILED, "scored"]
+    world = World(max_trials=1, endings=endings, evaluate=EVALUATION, retry=retry, retry_eval=retry_eval)
+    world.run_to_the_end()
+    [run] = world.runs
+    assert run.status is JobStatus.COMPLETED
+    assert [job.type for job in run.jobs] == [JobType.TRAIN, JobType.EVAL, JobType.EVAL]
+
+
+def test_a_slot_is_not_kept_for_a_run_that_waits() -> None:
+    world = World(max_trials=2, max_parallel=1, endings=[Outcome.KILLED, "scored"])
+    world.decide()
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.RunRetryScheduled, ev.RunCreated, ev.JobGranted]
+    world.run_to_the_end()
+    assert [run.status for run in world.runs] == [JobStatus.COMPLETED] * 2
+
+
+def test_a_job_to_dispatch_says_what_became_of_its_earlier_attempts_and_where_it_may_go_on() -> None:
+    world = World(max_trials=1, endings=[Outcome.KILLED])
+    world.decide()
+    [(run, job)] = world.open
+    world._start(run, job)
+    world.write(ev.CheckpointSaved(step=3, path="p", sha256="0", size_bytes=1), run.run_id, job.job_id)
+    world.pass_time()
+    world.decide()
+    world.wait()
+    world.decide()
+    [definition] = jobs_to_dispatch(world.state)
+    assert (definition.attempt, definition.retry_count, definition.max_retries) == (2, 1, 3)
+    assert definition.failure_reasons == ("train killed",)
+    assert [checkpoint.step for checkpoint in definition.checkpoints] == [3]
+
+
+@pytest.mark.parametrize("last", ["typo", "unscored"])
+def test_the_same_error_three_times_in_a_row_pauses_the_sweep(last: str) -> None:
+    world = World(max_parallel=2, same_error_limit=3, endings=["unscored"])
+    for number in range(3):
+        world.decide()
+        run, job = world.open[0]
+        world._start(run, job)
+        if last == "typo":
+            error = {"error": "NameError: x", "signature": "NameError train.py:7", "failure": FailureKind.USER_ERROR}
+            world.write(ev.JobExited(outcome=Outcome.FAILED, **error), run.run_id, job.job_id)
+        else:
+            world.write(ev.JobExited(outcome=Outcome.SUCCEEDED), run.run_id, job.job_id)
+        assert world.state.sweep.status is SweepStatus.RUNNING, number
+    decisions = world.decide()
+    assert bodies(decisions) == [ev.RunFailed, ev.SweepPaused]
+    reason = world.state.sweep.reason
+    assert reason is not None
+    assert reason.startswith("3 jobs in a row failed in the same way: ")
+    assert ("NameError" in reason) == (last == "typo")
+    # The other job ends, and nothing follows it.
+    world.pass_time()
+    world.pass_time()
+    assert ev.JobGranted not in bodies(world.decide())
+    world.write(ev.SweepResumed())
+    assert ev.JobGranted in bodies(world.decide())
+
+
+def fail(world: World, signature: str = "flaky") -> None:
+    """The oldest open job starts and fails."""
+    run, job = world.open[0]
+    if job.state is JobState.GRANTED:
+        world._start(run, job)
+    body = ev.JobExited(outcome=Outcome.FAILED, failure=FailureKind.USER_ERROR, signature=signature)
+    world.write(body, run.run_id, job.job_id)
+
+
+def test_an_error_that_a_second_attempt_gets_over_pauses_nothing() -> None:
+    world = World(max_parallel=1, max_trials=20, same_error_limit=3, retry=RetryPolicy(max_retries=9))
+    for _ in range(3):
+        world.decide()
+        fail(world)
+    # Nothing new starts until the second attempts have told whether the error passes.
+    assert bodies(world.decide()) == [ev.RunRetryScheduled]
+    assert not world.open
+    world.wait()
+    assert bodies(world.decide()) == [ev.RunRequeued, ev.JobGranted]
+    world.pass_time()
+    world.pass_time()
+    assert ev.RunCompleted in bodies(world.decide())
+    for _ in range(7):
+        fail(world)
+        world.decide()
+        world.wait()
+        world.decide()
+        assert world.state.sweep.status is SweepStatus.RUNNING
+
+
+def test_an_error_that_second_attempts_do_not_get_over_pauses_the_sweep() -> None:
+    world = World(max_parallel=3, max_trials=20, same_error_limit=3, retry=RetryPolicy(max_retries=9))
+    for attempt in range(2):
+        world.decide()
+        world.clock.advance(100.0 * attempt)
+        world.decide()
+        for _ in range(3):
+            fail(world)
+    assert ev.SweepPaused in bodies(world.decide())
+    assert len(world.runs) == 3
+
+
+def test_a_dispatcher_that_refuses_again_and_again_pauses_the_sweep() -> None:
+    world = World(max_trials=1)
+    world.decide()
+    for _ in range(MOST_REFUSALS):
+        assert world.decide() == []
+        world.write(ev.DispatchFailed(dispatcher="test", reason="no", retry_at=world.clock.now()))
+    assert bodies(world.decide()) == [ev.SweepPaused]
+
+
+def test_a_paused_sweep_judges_what_ends_and_starts_nothing() -> None:
+    world = World(max_parallel=2, max_trials=4, endings=["scored", Outcome.KILLED])
+    world.decide()
+    world.write(ev.SweepPaused(reason="by hand"))
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.RunCompleted]
+    world.pass_time()
+    assert bodies(world.decide()) == [ev.RunRetryScheduled]
+    world.clock.advance(HOUR)
+    assert world.decide() == []
+    world.write(ev.SweepResumed())
+    world.run_to_the_end()
+    assert len(world.runs) == 4
 
 
 def test_a_spent_budget_stops_new_runs_and_lets_begun_ones_end() -> None:
     world = World(max_parallel=2, budget_hours=1.0, endings=["lost", "scored", "scored"], seconds=[2 * HOUR])
     world.decide()
     world.pass_time()
-    assert bodies(world.decide()) == [ev.JobGranted]  # the lost one, once more
+    # The lost one, once more.
+    assert bodies(world.decide()) == [ev.RunRetryScheduled, ev.RunRequeued, ev.JobGranted]
     world.run_to_the_end()
     assert [run.status for run in world.runs] == [JobStatus.COMPLETED] * 2
     assert world.state.sweep.reason is not None
@@ -460,7 +681,7 @@ def test_stopping_cancels_runs_that_wait_and_waits_for_those_that_run() -> None:
     world.pass_time()
     # Its result is kept in the log; the verdict on it is that of the stop.
     assert bodies(world.decide()) == [ev.RunCancelled, ev.SweepEnded]
-    assert [run.failure_reasons for run in world.runs] == [("enough",), ("enough",)]
+    assert [run.failure_reasons[-1] for run in world.runs] == ["enough", "enough"]
 
 
 def test_an_ended_sweep_needs_no_decisions() -> None:
@@ -480,6 +701,8 @@ def test_jobs_to_dispatch_are_those_that_no_dispatcher_has_taken_yet() -> None:
         type=JobType.TRAIN,
         attempt=1,
         config=first.config,
+        max_retries=3,
+        retry_delay_seconds=60.0,
     )
     assert [job.run_id for job in jobs_to_dispatch(world.state)] == [first.run_id, second.run_id, third.run_id]
     world.write(ev.JobDispatched(dispatcher="test"), second.run_id, f"{second.run_id}.train.1")

@@ -185,12 +185,29 @@ def reported_by_last_job(run: RunInfo) -> set[str]:
 def _pause(plan: _Plan) -> None:
     """Stop before a fault that is not the configurations' burns them all."""
     sweep = plan.state.sweep
-    limit = sweep.config.same_error_limit
-    if 0 < limit <= sweep.same_failures:
+    if _is_suspicious(sweep):
+        # A second attempt that is still to come may show that the error passes; until then nothing new starts.
+        if sweep.same_failures < 2 * sweep.config.same_error_limit and _is_retried(plan.state):
+            return
         reason = f"{sweep.same_failures} jobs in a row failed in the same way: {sweep.failure_reason}"
         plan.add(ev.SweepPaused(reason=reason))
     elif sweep.dispatch_failures >= MOST_REFUSALS:
         plan.add(ev.SweepPaused(reason=f"no job could be dispatched, {sweep.dispatch_failures} times in a row"))
+
+
+def _is_suspicious(sweep: SweepMetadata) -> bool:
+    """Whether so many jobs in a row have failed in the same way that it looks like a fault of the code."""
+    return 0 < sweep.config.same_error_limit <= sweep.same_failures
+
+
+def _is_retried(state: SweepState) -> bool:
+    """Whether a run that failed like the last one has another attempt before it."""
+    signature = state.sweep.failure_signature
+    return any(
+        job.signature == signature
+        for run_id in state.unfinished
+        for job in [job for job in state.runs[run_id].jobs if not job.state.open][-1:]
+    )
 
 
 def _requeue(plan: _Plan) -> None:
@@ -206,7 +223,7 @@ def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
     for wish in policy.scheduler.schedule(plan.state, capacity):
         if isinstance(wish, StartJob):
             _grant(plan, plan.state.runs[wish.run_id], wish.type, wish.reasons)
-        elif refusal is None:
+        elif refusal is None and not _is_suspicious(plan.state.sweep):
             suggestions = _suggest(plan, policy.optimizer, wish)
             if len(suggestions) < wish.count:
                 end = f"search space exhausted: {plan.state.sweep.run_count} configurations were tried"
