@@ -103,7 +103,7 @@ class Machine:
     def _life(self, job: JobDefinition) -> Iterator[list[ev.Body]]:
         yield [ev.JobStarted(host="node", pid=1, log="log")]
         # The first run is killed in its first attempt after it saved a checkpoint, the second run is lost in its own.
-        first, second = (list(dict.fromkeys(self._runs.values())) + [""])[:2]
+        first, second = [*dict.fromkeys(self._runs.values()), ""][:2]
         if job.attempt == 1 and job.type == "train" and job.run_id == first:
             yield [ev.CheckpointSaved(step=4, path="step-4", sha256="0", size_bytes=1)]
             yield [ev.JobExited(outcome=Outcome.KILLED, failure=FailureKind.KILLED, seconds=1.0)]

@@ -503,7 +503,7 @@ def test_a_run_waits_ever_longer_between_its_attempts_and_is_then_given_up() -> 
     world.pass_time()
     assert bodies(world.decide()) == [ev.RunFailed, ev.SweepEnded]
     [run] = world.runs
-    assert run.failure_reasons == (*["train failed"] * 4, "given up after 3 retries")
+    assert run.failure_reasons == (*["train failed"] * 4, "given up after 3 retries: train failed")
 
 
 def test_the_codes_own_errors_are_tried_again_only_when_the_user_asks_for_retries() -> None:

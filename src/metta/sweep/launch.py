@@ -295,7 +295,7 @@ def drive(
     *,
     resume: bool,
     changes: dict[str, Any] | None = None,
-    standby: bool = False,
+    on_takeover: Callable[[], None] | None = None,
     observer: Observer | None = None,
     on_stop_request: Callable[[int], None] | None = None,
 ) -> SweepState:
@@ -306,16 +306,17 @@ def drive(
         sweep: Which sweep.
         resume: Whether an ended sweep is to go on.
         changes: New values of limits.
-        standby: Whether to wait until no other controller is at work on it.
+        on_takeover: To wait until no other controller is at work on it; called when that is so.
         observer: Sees every change.
         on_stop_request: Told of each SIGINT or SIGTERM with their number so far.
     """
     clock = SystemClock()
     lease = None
-    if standby:
+    if on_takeover is not None:
         lease = stand_by(store, sweep.sweep_id, clock)
         if lease is None:
             return fold(EMPTY, store.read(sweep.sweep_id))
+        on_takeover()
     dispatcher = LocalDispatcher(store, sweep.sweep_id, sweep.config, clock)
     controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observer, lease=lease)
     if resume or changes:

@@ -60,7 +60,8 @@ def after_failure(sweep: SweepMetadata, run: RunInfo, now: float) -> RunRetrySch
 
 
 def _exhausted(run: RunInfo, policy: RetryPolicy) -> str:
-    return f"given up after {policy.limit} retries" if policy.limit else run.failure_reasons[-1]
+    reason = run.failure_reasons[-1]
+    return f"given up after {policy.limit} retries: {reason}" if policy.limit else reason
 
 
 def _losses_in_a_row(run: RunInfo) -> Iterator[JobInfo]:

@@ -37,6 +37,9 @@ def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepS
 
     announce(_greeting(launched))
 
+    def on_takeover() -> None:
+        announce(f"took over sweep {launched.sweep.sweep_id}: its controller is gone")
+
     def on_stop_request(requests: int) -> None:
         announce(_farewell(launched.sweep, requests))
 
@@ -47,7 +50,7 @@ def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepS
             launched.sweep,
             resume=launched.resumed,
             changes=launched.changes,
-            standby=launched.standby,
+            on_takeover=on_takeover if launched.standby else None,
             observer=display.observe if show else None,
             on_stop_request=on_stop_request,
         )
@@ -136,6 +139,8 @@ def _greeting(launched: Launched) -> str:
     sweep = launched.sweep
     what = f"sweep {sweep.sweep_id} ({sweep.config.name})"
     changed = "".join(f", {name} is now {value}" for name, value in launched.changes.items())
+    if launched.standby:
+        return f"standing by: another controller is at work on {what}"
     if launched.resumed:
         return f"resuming {what}: {sweep.ended_count} runs ended before{changed}"
     config = sweep.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -19,7 +20,7 @@ from metta.sweep.display.views import (
     status_text,
 )
 from metta.sweep.model.events import Event, reasons_of
-from metta.sweep.model.run import JobInfo, RunInfo
+from metta.sweep.model.run import Checkpoint, JobInfo, RunInfo
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Heartbeat
 
@@ -75,8 +76,11 @@ def _status_line(sweep: SweepMetadata, controlled: bool) -> Text:
     return line
 
 
-def run_view(run: RunInfo, sweep: SweepMetadata, events: Sequence[Event]) -> RenderableType:
-    """All about one run."""
+def run_view(
+    run: RunInfo, sweep: SweepMetadata, events: Sequence[Event], *, now: float | None = None
+) -> RenderableType:
+    """All about one run; `now` is the time of day without it."""
+    now = time.time() if now is None else now
     rows: list[tuple[str, RenderableType]] = [
         ("run", f"{run.run_id}, number {run.index} of sweep {sweep.sweep_id} ({sweep.config.name})"),
         ("status", status_text(run.status)),
@@ -90,7 +94,23 @@ def run_view(run: RunInfo, sweep: SweepMetadata, events: Sequence[Event]) -> Ren
     rows += [("why", reason) for reason in reasons_of(events)]
     rows += [("job", _job_line(job)) for job in run.jobs]
     rows += [("log", job.log) for job in run.jobs if job.log]
+    rows += [("checkpoint", _checkpoint_line(checkpoint, sweep, now)) for checkpoint in run.checkpoints]
     return facts(rows)
+
+
+def _checkpoint_line(checkpoint: Checkpoint, sweep: SweepMetadata, now: float) -> str:
+    score = f", {sweep.config.metric}={number(checkpoint.score)}" if checkpoint.score is not None else ""
+    age = duration(max(0.0, now - checkpoint.at))
+    return f"step {checkpoint.step}, {_size(checkpoint.size_bytes)}{score}, saved {age} ago: {checkpoint.path}"
+
+
+def _size(size_bytes: int) -> str:
+    """Such as 12 B, 3.4 KiB, 5.6 GiB."""
+    size, units = float(size_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.1f} {units[0]}" if size < size_bytes else f"{size_bytes} B"
 
 
 def _job_line(job: JobInfo) -> str:

@@ -1,0 +1,158 @@
+"""Changing a sweep's course: pause, resume, rollback, --amend, --standby."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from cli.command_line import TARGET, CommandLine
+from metta.sweep.model.run import JobStatus
+from metta.sweep.model.sweep import SweepStatus
+from waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+#: A run fails after its checkpoint unless the file `mended` is there.
+FRAGILE = """
+    from pathlib import Path
+    from metta.sweep import LogUniform, load_checkpoint, save_checkpoint, sweep
+
+    @sweep(search_space={"lr": LogUniform(1e-4, 1e-1)}, metric="epochs", max_trials=1)
+    def train(config):
+        found = load_checkpoint()
+        start = 0 if found is None else found.step + 1
+        for epoch in range(start, 3):
+            save_checkpoint({"epoch": epoch}, step=epoch)
+        if not Path("mended").exists():
+            raise RuntimeError("not mended")
+        return {"epochs": float(3 - start)}
+"""
+
+
+def test_a_paused_sweep_lets_running_jobs_finish_and_goes_on_when_it_is_resumed(metta: CommandLine) -> None:
+    running = metta.start_held()
+    sweep_id = metta.latest().sweep_id
+    paused = metta("pause", "train", "--reason", "the cluster is needed")
+    assert paused.err == f"sweep {sweep_id} is PAUSED; go on with: metta sweep resume {sweep_id}\n"
+    assert metta("pause", "train").err == f"sweep {sweep_id} is PAUSED: there is nothing to pause\n"
+    metta.release()
+    assert running.wait().code == 130
+    assert running.err.endswith(f"is PAUSED: the cluster is needed\ngo on with: metta sweep resume {sweep_id}\n")
+    assert (metta.latest().status, metta.latest().counts) == (SweepStatus.PAUSED, {JobStatus.COMPLETED: 2})
+    assert "PAUSED: the cluster is needed; go on with" in metta("status").out
+    resumed = metta("resume", "train")
+    assert resumed.code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 4}
+    longer = metta("resume", "train", "--max-trials", "5")
+    assert (longer.code, metta.latest().counts) == (0, {JobStatus.COMPLETED: 5})
+    assert metta("resume", "train", "--checkpoint", "3").error.startswith("--checkpoint: 'train' is a sweep")
+    assert metta("resume", "nothing").error.startswith("no sweep or run has the id, name or prefix 'nothing'")
+
+
+def test_a_paused_sweep_whose_controller_is_still_there_just_goes_on(metta: CommandLine) -> None:
+    running = metta.start_held()
+    metta("pause", "train")
+    goes_on = metta("resume", "train")
+    assert (goes_on.code, goes_on.out) == (0, "")
+    assert "goes on; watch it with" in goes_on.err
+    metta.release()
+    assert running.wait().code == 0
+
+
+def test_the_last_runs_are_taken_back_replaced_and_given_back(metta: CommandLine) -> None:
+    metta.write("train.py", TARGET)
+    metta("run", "train.py")
+    ended = sorted(metta.runs(), key=lambda run: (run.ended_at or 0.0, run.index))
+    last = [run.run_id for run in ended[:-3:-1]]
+    assert metta("rollback", "train").error.startswith("give --jobs NUMBER")
+    assert metta("rollback", "train", "--jobs", "2", "--json").json["rolled_back"] == last
+    assert metta.latest().counts == {JobStatus.COMPLETED: 2, JobStatus.ROLLED_BACK: 2}
+    assert metta("best", "--json").json[0]["run_id"] not in last
+    assert metta("resume", "train").code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 4, JobStatus.ROLLED_BACK: 2}
+    back = metta("rollback", "train", "--undo")
+    assert "2 runs count again" in back.err
+    assert metta.latest().counts == {JobStatus.COMPLETED: 6}
+    assert "there is nothing to restore" in metta("rollback", "train", "--undo").err
+
+
+def test_a_changed_space_is_refused_with_the_difference_and_accepted_as_an_amendment(metta: CommandLine) -> None:
+    running = metta.start_held()
+    sweep_id = metta.latest().sweep_id
+    metta.write("train.py", TARGET.replace("1e-4, 1e-1", "1e-6, 1e-5"))
+    refused = metta("run", "train.py")
+    assert (refused.code, refused.out) == (2, "")
+    assert "what it searches has changed:\n  search_space.lr: " in refused.err
+    assert "1e-06" in refused.err
+    assert "with --amend" in refused.err
+    # In a sweep under way, the controller at work takes it over.
+    amended = metta("run", "train.py", "--amend")
+    assert "it was amended; a controller is at work on it already" in amended.err
+    metta.release()
+    assert running.wait().code == 0
+    assert metta.latest().sweep_id == sweep_id
+    rates = [run.config["lr"] for run in metta.runs()]
+    assert all(rate >= 1e-4 for rate in rates[:2])
+    assert all(rate <= 1e-5 for rate in rates[2:])
+    assert metta("run", "train.py", "--amend").error.startswith("--amend: there is no unfinished sweep of 'train'")
+
+
+def test_an_amended_direction_finds_the_best_run_anew(metta: CommandLine) -> None:
+    running = metta.start_held()
+    metta.write("train.py", TARGET.replace('metric="score"', 'metric="score", direction="minimize"'))
+    assert "direction: maximize -> minimize" in metta("run", "train.py").err
+    metta("run", "train.py", "--amend")
+    metta.release()
+    assert running.wait().code == 0
+    assert metta.latest().best_run_id == min(metta.runs(), key=lambda run: run.config["lr"]).run_id
+
+
+def test_a_run_goes_on_from_the_checkpoint_asked_for(metta: CommandLine) -> None:
+    metta.write("train.py", FRAGILE)
+    assert metta("run", "train.py").code == 1
+    [run] = metta.runs()
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [0, 1, 2]
+    (metta.folder / "mended").touch()
+    assert "no checkpoint of step 7; it has: 0, 1, 2" in metta("resume", run.run_id, "--checkpoint", "7").error
+    assert metta("resume", run.run_id, "--checkpoint", "0").code == 0
+    assert metta.runs()[0].score == 2.0
+    assert metta("resume", run.run_id).error.startswith(f"run {run.run_id} is COMPLETED")
+
+
+def test_a_standby_takes_over_from_a_controller_that_was_killed(metta: CommandLine) -> None:
+    first = metta.start_held()
+    second = metta.start("run", "train.py", "--standby")
+    wait_until(lambda: "standing by" in second.err, what="the standby")
+    first.process.kill()
+    first.process.wait()
+    wait_until(lambda: "took over" in second.err, what="the takeover", timeout_s=10)
+    metta.release()
+    assert second.wait().code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 4}
+    assert len(metta.executions()) == len(set(metta.executions())) == 4
+
+
+def test_a_standby_ends_with_the_sweep(metta: CommandLine) -> None:
+    first = metta.start_held()
+    second = metta.start("run", "--resume", metta.latest().sweep_id, "--standby")
+    wait_until(lambda: "standing by" in second.err, what="the standby")
+    metta.release()
+    assert (first.wait().code, second.wait().code) == (0, 0)
+
+
+def test_a_controller_that_slept_through_the_loss_of_its_lease_does_no_harm(metta: CommandLine) -> None:
+    first = metta.start_held()
+    os.kill(first.process.pid, signal.SIGSTOP)
+    # It looks alive to whoever asks for its process; its lease runs out all the same.
+    second = metta.start("run", "train.py", "--standby")
+    wait_until(lambda: "took over" in second.err, what="the takeover", timeout_s=40)
+    os.kill(first.process.pid, signal.SIGCONT)
+    refused = first.wait()
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
+    metta.release()
+    assert second.wait().code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 4}
+    assert len(metta.executions()) == len(set(metta.executions())) == 4
