@@ -191,3 +191,29 @@ def test_a_run_cannot_be_resumed_from_a_checkpoint_it_does_not_have_nor_after_it
     completed = sweep_of(1.0)
     with pytest.raises(ConfigError, match="is COMPLETED"):
         revisions.resume_run(completed.sweep, run(completed, 0), None)
+
+
+def test_the_best_is_right_after_a_rollback_an_amendment_and_an_undo() -> None:
+    events = [*a_run(0, {"reward": 1.0, "loss": 0.1}, "reward"), *a_run(1, {"reward": 100.0, "loss": 0.05}, "reward")]
+    state = state_of([sweep_created(), *events])
+    state = apply(state, revisions.roll_back(state, 1, "oops"))
+    state = apply(state, revisions.amend(state, {"metric": "loss"}))
+    state = apply(state, revisions.restore(state, "back"))
+    assert best(state) == (ids.run_id(SWEEP, 0), 0.1)
+
+
+def test_a_run_that_failed_in_the_middle_keeps_the_last_value_of_what_counts() -> None:
+    *before, exited, _ = a_run(0, {"reward": 1.0, "loss": 9.0}, "reward")
+    failed = replace(exited, body=ev.JobExited(outcome=Outcome.KILLED, failure=FailureKind.KILLED))
+    state = state_of([sweep_created(), *before, failed])
+    ended = ev.RunFailed(reason="given up", partial_score=1.0)
+    state = apply(state, [Decision(body=ended, run_id=failed.run_id)])
+    state = apply(state, revisions.amend(state, {"metric": "loss"}))
+    assert run(state, 0).status is JobStatus.FAILED
+    assert run(state, 0).partial_score == 9.0
+    assert best(state) == (None, None)
+
+
+def test_a_rollback_of_nothing_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        revisions.roll_back(sweep_of(1.0), 0, "oops")

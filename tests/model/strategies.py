@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -13,7 +15,7 @@ from metta.sweep.errors import InvalidTransition
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event
-from metta.sweep.model.run import JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import FailureKind, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.space import (
     Choice,
     Constant,
@@ -226,8 +228,13 @@ def created(direction: Direction = "maximize", **fields: Any) -> Event:
 
 _seconds = st.integers(0, 40).map(lambda quarters: quarters / 4)
 _scores = st.integers(-3, 3).map(float)
+_steps = st.integers(0, 3)
 _metrics = st.dictionaries(st.sampled_from(["reward", "loss"]), _scores, min_size=1)
-_exits = st.builds(ev.JobExited, outcome=st.sampled_from(Outcome), seconds=_seconds)
+_signatures = st.sampled_from(["ValueError at train.py:7", "KeyError at train.py:9", None])
+_failures = st.none() | st.sampled_from(FailureKind)
+_exits = st.builds(
+    ev.JobExited, outcome=st.sampled_from(Outcome), seconds=_seconds, failure=_failures, signature=_signatures
+)
 _good_exits = st.builds(ev.JobExited, outcome=st.just(Outcome.SUCCEEDED), seconds=_seconds)
 _grants = st.builds(ev.JobGranted, job_type=st.sampled_from(JobType), attempt=st.integers(1, 3))
 _job_bodies = st.one_of(
@@ -235,13 +242,26 @@ _job_bodies = st.one_of(
     st.just(ev.JobStarted(host="node", pid=4321, log="log")),
     st.builds(ev.MetricsReported, metrics=_metrics),
     _exits,
-    st.just(ev.JobLost(reason="its agent is gone")),
+    st.builds(ev.JobLost, reason=st.just("its agent is gone"), failure=_failures),
+    st.builds(
+        ev.CheckpointSaved, step=_steps, path=st.just("checkpoint"), sha256=st.just("0" * 64), size_bytes=st.just(1)
+    ),
 )
 _run_bodies = st.one_of(
     st.builds(ev.RunCompleted, score=_scores),
-    st.just(ev.RunFailed(reason="no reward")),
+    st.builds(ev.RunFailed, reason=st.just("no reward"), partial_score=st.none() | _scores, signature=_signatures),
     st.just(ev.RunCancelled(reason="stopped")),
-    st.just(ev.RunRequeued(reason="resumed")),
+    st.builds(ev.RunRequeued, reason=st.just("resumed"), checkpoint=st.none() | _steps),
+    st.builds(
+        ev.RunRetryScheduled,
+        retry_at=st.just(START + 60),
+        retry_count=st.integers(0, 3),
+        reason=st.just("it may pass"),
+        memory_gb=st.sampled_from([None, 2.0, 4.0]),
+    ),
+    st.builds(ev.CheckpointDeleted, step=_steps, reason=st.just("too many")),
+    st.just(ev.RunRestored(reason="no mistake")),
+    st.builds(ev.RunRescored, reason=st.just("another metric"), score=st.none() | _scores),
 )
 _creations = st.builds(ev.RunCreated, index=st.integers(0, 4), config=st.builds(lambda x: {"x": x}, st.integers(0, 9)))
 _endings = st.builds(
@@ -251,6 +271,8 @@ _sweep_bodies = st.one_of(
     st.just(ev.SweepResumed()),
     st.builds(ev.SweepResumed, changes=st.builds(lambda n: {"max_trials": n}, st.integers(1, 9))),
     st.just(ev.SweepStopRequested(reason="the user asked")),
+    st.just(ev.SweepPaused(reason="the user asked")),
+    st.just(ev.DispatchFailed(dispatcher="local", reason="no such partition", retry_at=START + 8)),
     _endings,
     st.just(ev.ControllerStarted(host="node", pid=1, fence=1, version="0.1.0")),
     st.just(ev.ControllerStopped(reason="interrupted")),
@@ -260,11 +282,17 @@ _sweep_bodies = st.one_of(
 @st.composite
 def next_events(draw: DrawFn, state: SweepState) -> Event:
     """An event that might come next: mostly one that fits the state of some run, sometimes any at all."""
-    kind = draw(st.sampled_from(["fitting"] * 12 + ["creation"] * 2 + ["sweep", "any run", "any job"]))
+    usual = ["fitting"] * 12 + ["creation"] * 2
+    kind = draw(st.sampled_from([*usual, "sweep", "any run", "any job", "revision", "amendment"]))
     at = START + draw(_seconds)
     runs = list(state.runs.values())
     if kind == "sweep":
         return event(draw(_sweep_bodies), seq=state.seq + 1, at=at)
+    if kind == "amendment":
+        return event(draw(_amendments(runs, state.sweep.config.direction)), seq=state.seq + 1, at=at)
+    if kind == "revision" and runs:
+        run = draw(st.sampled_from(sorted(runs, key=lambda run: run.index)))
+        return event(draw(_revisions(runs, run, state.sweep.config.direction)), seq=state.seq + 1, run_id=run.run_id)
     if kind == "fitting" and runs:
         run = draw(st.sampled_from(sorted(runs, key=lambda run: run.index)))
         body, job = draw(_fitting(run))
@@ -290,6 +318,33 @@ def _fitting(draw: DrawFn, run: RunInfo) -> tuple[Body, str | None]:
         attempt = run.attempts(job_type) + 1
         return ev.JobGranted(job_type=job_type, attempt=attempt), ids.job_id(run.run_id, job_type, attempt)
     return draw(_run_bodies), None
+
+
+def best_of(runs: Iterable[RunInfo], direction: Direction) -> dict[str, Any]:
+    """What an event says of the sweep's best run, if these are the runs that there are."""
+    scores = {run.run_id: run.score for run in runs if run.status is JobStatus.COMPLETED}
+    best = (max if direction == "maximize" else min)(scores, key=scores.__getitem__, default=None)
+    return {"best_run_id": best, "best_score": None if best is None else scores[best]}
+
+
+@st.composite
+def _amendments(draw: DrawFn, runs: list[RunInfo], direction: Direction) -> Body:
+    """Whatever is amended, the events say the truth of the best run."""
+    spaces = st.sampled_from([GRID, SearchSpace.of({"x": Range(0, 4)}), SearchSpace.of({"x": Uniform(0, 9)})])
+    fields = {"metric": st.sampled_from(["reward", "loss"]), "direction": st.sampled_from(["maximize", "minimize"])}
+    changes = draw(
+        st.fixed_dictionaries({}, optional=fields | {"search_space": spaces.map(msgspec.to_builtins)}),
+    )
+    return ev.SweepAmended(changes=changes, **best_of(runs, changes.get("direction", direction)))
+
+
+@st.composite
+def _revisions(draw: DrawFn, runs: list[RunInfo], run: RunInfo, direction: Direction) -> Body:
+    if draw(st.booleans()):
+        others = [other for other in runs if other is not run]
+        return ev.RunRolledBack(reason="a mistake", **best_of(others, direction))
+    after = {"cost": run.cost + draw(_seconds)}
+    return ev.StateRepaired(problem="its cost was wrong", before={"cost": run.cost}, after=after)
 
 
 @st.composite

@@ -15,10 +15,39 @@ from metta.sweep.errors import InvalidTransition
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event
-from metta.sweep.model.run import JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import FailureKind, JobState, JobStatus, JobType, Outcome
+from metta.sweep.model.run_transitions import AFTER_THE_END
 from metta.sweep.model.space import Choice, SearchSpace, Uniform
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
+from model.logs import (
+    BEGIN,
+    BEGIN_EVAL,
+    CANCEL,
+    COMPLETE,
+    CRASH,
+    CRASH_EVAL,
+    CREATE,
+    DISPATCH,
+    EVAL,
+    FAIL,
+    FAILING,
+    GRANT,
+    GRANT_EVAL,
+    RETRY,
+    ROLL_BACK,
+    RUN,
+    SAVE,
+    STARTED,
+    SUCCEED,
+    SUCCEED_EVAL,
+    TRAIN,
+    TRAINED,
+    Log,
+    crash,
+    offer,
+    saved,
+)
 from model.strategies import (
     QUICK,
     RUN_IDS,
@@ -30,58 +59,6 @@ from model.strategies import (
     next_events,
     sweep_config,
 )
-
-RUN = RUN_IDS[0]
-TRAIN, EVAL = f"{RUN}.train.1", f"{RUN}.eval.1"
-
-
-class Log:
-    """A log under construction: numbers the events and folds them one by one."""
-
-    def __init__(self, *bodies: tuple[Body, str | None, str | None], direction="maximize", **config) -> None:
-        self.events = [created(direction, **config)]
-        self.state = fold(EMPTY, self.events)
-        for body, run_id, job_id in bodies:
-            self.add(body, run_id, job_id)
-
-    def add(self, body: Body, run_id: str | None = None, job_id: str | None = None, at: float = START) -> SweepState:
-        happened = event(body, seq=self.state.seq + 1, run_id=run_id, job_id=job_id, at=at)
-        self.state = fold(self.state, [happened])
-        self.events.append(happened)
-        return self.state
-
-    def run(self, index: int = 0) -> RunInfo:
-        return self.state.runs[RUN_IDS[index]]
-
-    def refuses(self, body: Body, run_id: str | None = None, job_id: str | None = None) -> str:
-        """The message of the refusal."""
-        with pytest.raises(InvalidTransition) as caught:
-            fold(self.state, [event(body, seq=self.state.seq + 1, run_id=run_id, job_id=job_id)])
-        return str(caught.value)
-
-
-def offer(state: SweepState, happened: Event) -> tuple[SweepState | None, str]:
-    """The state after the event, or None and the message of the refusal."""
-    try:
-        return fold(state, [happened]), ""
-    except InvalidTransition as error:
-        return None, str(error)
-
-
-CREATE = (ev.RunCreated(index=0, config={"x": 0}), RUN, None)
-GRANT = (ev.JobGranted(job_type=JobType.TRAIN, attempt=1), RUN, TRAIN)
-DISPATCH = (ev.JobDispatched(dispatcher="local"), RUN, TRAIN)
-STARTED = ev.JobStarted(host="node", pid=4321, log="train.log")
-BEGIN = (STARTED, RUN, TRAIN)
-SUCCEED = (ev.JobExited(outcome=Outcome.SUCCEEDED, seconds=2.0), RUN, TRAIN)
-GRANT_EVAL = (ev.JobGranted(job_type=JobType.EVAL, attempt=1), RUN, EVAL)
-BEGIN_EVAL = (STARTED, RUN, EVAL)
-SUCCEED_EVAL = (ev.JobExited(outcome=Outcome.SUCCEEDED, seconds=1.0), RUN, EVAL)
-COMPLETE = (ev.RunCompleted(score=1.0), RUN, None)
-CANCEL = (ev.RunCancelled(reason="stopped"), RUN, None)
-FAIL = (ev.RunFailed(reason="no reward"), RUN, None)
-TRAINED = [CREATE, GRANT, DISPATCH, BEGIN, SUCCEED]
-
 
 # ------------------------------------------------------------------------------ what is allowed, where, and to what end
 
@@ -97,8 +74,16 @@ STAGES = {
     "evaluated": [*TRAINED, GRANT_EVAL, BEGIN_EVAL, SUCCEED_EVAL],
     "completed": [*TRAINED, COMPLETE],
     "failed": [*TRAINED, FAIL],
+    "failed before training": [CREATE, FAIL],
+    "failed with a checkpoint": [CREATE, GRANT, BEGIN, SAVE, CRASH, FAIL],
     "cancelled": [*TRAINED, CANCEL],
+    "cancelled with a checkpoint": [CREATE, GRANT, BEGIN, SAVE, SUCCEED, CANCEL],
     "cancelled before training": [CREATE, CANCEL],
+    "retrying undecided": FAILING,
+    "retrying scheduled": [*FAILING, RETRY],
+    "retrying its evaluation": [*TRAINED, GRANT_EVAL, BEGIN_EVAL, CRASH_EVAL, RETRY],
+    "rolled back": [*TRAINED, COMPLETE, ROLL_BACK],
+    "rolled back after a failure": [*TRAINED, FAIL, ROLL_BACK],
 }
 #: What may happen next; job events are about the run's last job.
 NEXT = {
@@ -116,10 +101,23 @@ NEXT = {
     "job cancelled": ev.JobExited(outcome=Outcome.CANCELLED),
     "interrupted": ev.JobExited(outcome=Outcome.INTERRUPTED),
     "lost": ev.JobLost(reason="its agent is gone"),
+    "crashed for a reason": crash(),
+    "killed for a reason": crash(outcome=Outcome.KILLED, failure=FailureKind.KILLED),
+    "timed out for a reason": crash(outcome=Outcome.TIMED_OUT, failure=FailureKind.TIMED_OUT),
+    "lost for a reason": ev.JobLost(reason="its node is gone", failure=FailureKind.NODE_LOST),
+    "checkpoint saved": saved(2),
+    "checkpoint deleted": ev.CheckpointDeleted(step=1, reason="too many"),
     "completed": ev.RunCompleted(score=1.0),
     "failed": ev.RunFailed(reason="no reward"),
     "cancelled": ev.RunCancelled(reason="stopped"),
+    "retry scheduled": RETRY[0],
     "requeued": ev.RunRequeued(reason="resumed"),
+    "requeued from its checkpoint": ev.RunRequeued(reason="resumed", checkpoint=1),
+    "rolled back": ROLL_BACK[0],
+    "restored": ev.RunRestored(reason="no mistake"),
+    "rescored": ev.RunRescored(reason="another metric", score=2.0),
+    "rescored to nothing": ev.RunRescored(reason="another metric"),
+    "repaired": ev.StateRepaired(problem="its cost was wrong", before={"cost": 0.0}, after={"cost": 1.0}),
 }
 
 
@@ -128,23 +126,31 @@ def _exits(after_success: JobStatus) -> dict[str, JobStatus]:
         "succeeded": after_success,
         "job cancelled": JobStatus.CANCELLED,
         "interrupted": JobStatus.CANCELLED,
+        "lost for a reason": JobStatus.RETRYING,
     }
-    return ends | dict.fromkeys(("crashed", "killed", "timed out"), JobStatus.FAILED)
+    for name in ("crashed", "killed", "timed out"):
+        ends |= {name: JobStatus.FAILED, f"{name} for a reason": JobStatus.RETRYING}
+    return ends
 
 
 _WITHOUT_RESULT = {"failed": JobStatus.FAILED, "cancelled": JobStatus.CANCELLED}
+_RETRYING = {"dispatched": JobStatus.RETRYING, "requeued": JobStatus.PENDING, **_WITHOUT_RESULT}
+_ROLLED_BACK = dict.fromkeys(("dispatched", "rescored", "rescored to nothing"), JobStatus.ROLLED_BACK)
 _TRAIN_OPEN = {"dispatched": JobStatus.PENDING, "lost": JobStatus.PENDING, **_exits(JobStatus.TRAINING_DONE_NO_EVAL)}
 _EVAL_OPEN = {
     "dispatched": JobStatus.TRAINING_DONE_NO_EVAL,
     "lost": JobStatus.TRAINING_DONE_NO_EVAL,
     **_exits(JobStatus.EVAL_DONE_NOT_COMPLETED),
 }
-#: All that is allowed, with the status it leads to; the rest is refused.
+#: All that is allowed, with the status it leads to, besides repairs, which always are; the rest is refused.
 ALLOWED = {
     "created": {"train granted": JobStatus.PENDING, **_WITHOUT_RESULT},
     "granted": {"started": JobStatus.IN_TRAINING, **_TRAIN_OPEN},
     "dispatched": {"started": JobStatus.IN_TRAINING, **_TRAIN_OPEN},
-    "training": {**_TRAIN_OPEN, "reported": JobStatus.IN_TRAINING, "dispatched": JobStatus.IN_TRAINING},
+    "training": {
+        **_TRAIN_OPEN,
+        **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_TRAINING),
+    },
     "trained": {
         "eval granted": JobStatus.TRAINING_DONE_NO_EVAL,
         "dispatched": JobStatus.TRAINING_DONE_NO_EVAL,
@@ -152,17 +158,59 @@ ALLOWED = {
         **_WITHOUT_RESULT,
     },
     "eval granted": {"started": JobStatus.IN_EVAL, **_EVAL_OPEN},
-    "evaluating": {**_EVAL_OPEN, "reported": JobStatus.IN_EVAL, "dispatched": JobStatus.IN_EVAL},
+    "evaluating": {**_EVAL_OPEN, **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_EVAL)},
     "evaluated": {
         "dispatched": JobStatus.EVAL_DONE_NOT_COMPLETED,
         "completed": JobStatus.COMPLETED,
         **_WITHOUT_RESULT,
     },
     # The news that a job was handed over may come after all else; it changes nothing any more.
-    "completed": {"dispatched": JobStatus.COMPLETED},
-    "failed": {"dispatched": JobStatus.FAILED},
-    "cancelled": {"dispatched": JobStatus.CANCELLED, "requeued": JobStatus.TRAINING_DONE_NO_EVAL},
-    "cancelled before training": {"requeued": JobStatus.PENDING},
+    "completed": {
+        "dispatched": JobStatus.COMPLETED,
+        "rolled back": JobStatus.ROLLED_BACK,
+        "rescored": JobStatus.COMPLETED,
+        "rescored to nothing": JobStatus.FAILED,
+    },
+    "failed": {
+        "dispatched": JobStatus.FAILED,
+        "requeued": JobStatus.TRAINING_DONE_NO_EVAL,
+        "rolled back": JobStatus.ROLLED_BACK,
+        "rescored": JobStatus.COMPLETED,
+        "rescored to nothing": JobStatus.FAILED,
+    },
+    "failed before training": {
+        "requeued": JobStatus.PENDING,
+        "rolled back": JobStatus.ROLLED_BACK,
+        "rescored": JobStatus.FAILED,
+        "rescored to nothing": JobStatus.FAILED,
+    },
+    "failed with a checkpoint": {
+        "dispatched": JobStatus.FAILED,
+        "checkpoint deleted": JobStatus.FAILED,
+        "requeued": JobStatus.PENDING,
+        "requeued from its checkpoint": JobStatus.PENDING,
+        "rolled back": JobStatus.ROLLED_BACK,
+        "rescored": JobStatus.FAILED,
+        "rescored to nothing": JobStatus.FAILED,
+    },
+    "cancelled": {
+        "dispatched": JobStatus.CANCELLED,
+        "requeued": JobStatus.TRAINING_DONE_NO_EVAL,
+        "rolled back": JobStatus.ROLLED_BACK,
+    },
+    "cancelled with a checkpoint": {
+        "dispatched": JobStatus.CANCELLED,
+        "checkpoint deleted": JobStatus.CANCELLED,
+        "requeued": JobStatus.TRAINING_DONE_NO_EVAL,
+        "requeued from its checkpoint": JobStatus.PENDING,
+        "rolled back": JobStatus.ROLLED_BACK,
+    },
+    "cancelled before training": {"requeued": JobStatus.PENDING, "rolled back": JobStatus.ROLLED_BACK},
+    "retrying undecided": {**_RETRYING, "retry scheduled": JobStatus.RETRYING},
+    "retrying scheduled": _RETRYING,
+    "retrying its evaluation": {**_RETRYING, "requeued": JobStatus.TRAINING_DONE_NO_EVAL},
+    "rolled back": {**_ROLLED_BACK, "restored": JobStatus.COMPLETED},
+    "rolled back after a failure": {**_ROLLED_BACK, "restored": JobStatus.FAILED},
 }
 
 
@@ -182,6 +230,7 @@ def test_a_run_takes_exactly_the_events_that_fit_its_stage(stage):
         else:
             assert RUN in refusal
             assert happened.type in refusal
+    assert taken.pop("repaired") is log.run().status
     assert taken == ALLOWED[stage]
 
 
@@ -189,6 +238,9 @@ def test_the_table_of_transitions_speaks_of_every_event_about_runs():
     about_sweeps = {
         ev.SweepCreated,
         ev.SweepResumed,
+        ev.SweepPaused,
+        ev.SweepAmended,
+        ev.DispatchFailed,
         ev.SweepStopRequested,
         ev.SweepEnded,
         ev.ControllerStarted,
@@ -218,7 +270,10 @@ def test_a_grant_names_its_job():
         ev.MetricsReported(metrics={"reward": 9.0}),
         SUCCEED[0],
         ev.JobExited(outcome=Outcome.FAILED),
+        crash(),
+        saved(1),
         NEXT["lost"],
+        NEXT["lost for a reason"],
     ],
     ids=lambda body: type(body).__name__,
 )
@@ -373,17 +428,30 @@ def test_an_event_about_a_run_has_to_name_it(body):
     assert "does not fit" in Log(CREATE, GRANT, BEGIN).refuses(body, None, TRAIN)
 
 
-@pytest.mark.parametrize("body", [ev.SweepResumed(), ev.SweepStopRequested(reason=""), ev.ControllerStopped(reason="")])
+@pytest.mark.parametrize(
+    "body",
+    [
+        ev.SweepResumed(),
+        ev.SweepPaused(reason=""),
+        ev.SweepAmended(changes={}),
+        ev.DispatchFailed(dispatcher="local", reason="", retry_at=START),
+        ev.SweepStopRequested(reason=""),
+        ev.ControllerStopped(reason=""),
+    ],
+    ids=lambda body: type(body).__name__,
+)
 def test_an_event_about_a_sweep_names_no_run(body):
     assert "does not fit" in Log(CREATE).refuses(body, RUN)
 
 
 @pytest.mark.parametrize("status", [SweepStatus.COMPLETED, SweepStatus.STOPPED])
-def test_no_event_about_a_run_is_taken_after_the_end_of_the_sweep(status):
+def test_no_run_goes_on_after_the_end_of_the_sweep(status):
     log = Log(CREATE)
     log.add(*CANCEL)
     log.add(ev.SweepEnded(status=status, reason="done"))
     for body in NEXT.values():
+        if isinstance(body, AFTER_THE_END):
+            continue
         assert f"the sweep is {status}" in log.refuses(body, RUN, TRAIN)
     assert "the sweep is" in log.refuses(ev.RunCreated(index=1, config={"x": 1}), RUN_IDS[1])
 
@@ -430,7 +498,7 @@ def test_a_resumed_sweep_is_open_again(status):
 
 def test_a_sweep_does_not_end_before_its_runs():
     ending = ev.SweepEnded(status=SweepStatus.COMPLETED, reason="done")
-    for steps in ((CREATE,), (CREATE, GRANT), (CREATE, GRANT, BEGIN)):
+    for steps in ((CREATE,), (CREATE, GRANT), (CREATE, GRANT, BEGIN), FAILING, [*FAILING, RETRY]):
         assert "some of its runs have not ended" in Log(*steps).refuses(ending)
 
 
@@ -456,24 +524,33 @@ def test_a_resume_with_changes_that_cannot_be_is_refused(changes, named):
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_numbers_that_json_cannot_hold_are_kept_out_of_the_log(number):
-    """Written down, they would come back as null, and the log could never be read again."""
+    """Written down, they would come back as null: as something else, or as a log that cannot be read again."""
     log = Log(CREATE, GRANT, BEGIN)
     assert "'loss'" in log.refuses(ev.MetricsReported(metrics={"reward": 1.0, "loss": number}), RUN, TRAIN)
-    log.add(*SUCCEED)
-    assert "score" in log.refuses(ev.RunCompleted(score=number), RUN)
+    assert "seconds" in log.refuses(ev.JobExited(outcome=Outcome.SUCCEEDED, seconds=number), RUN, TRAIN)
+    assert "cost" in log.refuses(ev.StateRepaired(problem="", before={}, after={"cost": number}), RUN)
+    assert "reward" in log.refuses(ev.StateRepaired(problem="", before={}, after={"metrics": {"reward": number}}), RUN)
+    log.add(*CRASH)
+    retry = ev.RunRetryScheduled(retry_at=START, retry_count=0, reason="")
+    assert "retry_at" in log.refuses(msgspec.structs.replace(retry, retry_at=number), RUN)
+    assert "memory_gb" in log.refuses(msgspec.structs.replace(retry, memory_gb=number), RUN)
+    assert "partial_score" in log.refuses(ev.RunFailed(reason="", partial_score=number), RUN)
+    log.add(*CANCEL)
+    assert "best_score" in log.refuses(ev.RunRolledBack(reason="", best_run_id="other", best_score=number), RUN)
+    done = Log(*TRAINED)
+    assert "score" in done.refuses(ev.RunCompleted(score=number), RUN)
+    done.add(*COMPLETE)
+    assert "score" in done.refuses(ev.RunRescored(reason="", score=number), RUN)
+    assert "best_score" in done.refuses(ev.SweepAmended(changes={}, best_run_id=RUN, best_score=number))
+    assert "budget_hours" in done.refuses(ev.SweepResumed(changes={"budget_hours": number}))
+    assert "retry_at" in done.refuses(ev.DispatchFailed(dispatcher="local", reason="", retry_at=number))
 
 
 @pytest.mark.parametrize(("direction", "best"), [("maximize", [0, 0, 2, 2]), ("minimize", [0, 1, 1, 1])])
 def test_the_best_run_has_the_best_score_and_of_equals_the_first(direction, best):
     log = Log(direction=direction)
     for index, score in enumerate([1.0, -1.0, 2.0, 2.0 if direction == "maximize" else -1.0]):
-        run_id = RUN_IDS[index]
-        job = f"{run_id}.train.1"
-        log.add(ev.RunCreated(index=index, config={"x": index}), run_id)
-        log.add(GRANT[0], run_id, job)
-        log.add(STARTED, run_id, job)
-        log.add(SUCCEED[0], run_id, job)
-        log.add(ev.RunCompleted(score=score), run_id)
+        log.add_completed(index, score)
         assert log.state.sweep.best_run_id == RUN_IDS[best[index]]
 
 
@@ -512,6 +589,47 @@ def test_a_log_comes_back_from_json_and_folds_to_the_same_state(log):
     loaded = msgspec.json.decode(msgspec.json.encode(log), type=list[Event])
     assert loaded == log
     assert fold(EMPTY, loaded) == fold(EMPTY, log)
+
+
+#: The events and fields that came with retries, all of them with something to say.
+FULL = [
+    ev.SweepPaused(reason="three alike"),
+    ev.SweepAmended(changes={"metric": "loss"}, best_run_id=RUN, best_score=0.5),
+    ev.DispatchFailed(dispatcher="slurm", reason="no such partition", retry_at=START + 1),
+    ev.JobDispatched(dispatcher="slurm", reasons=("it has a GPU",)),
+    ev.JobExited(outcome=Outcome.KILLED, failure=FailureKind.OUT_OF_MEMORY, signature="train:9", error="Killed"),
+    ev.JobLost(reason="no heartbeat", failure=FailureKind.NODE_LOST),
+    ev.CheckpointSaved(step=3, path="checkpoints/3", sha256="f" * 64, size_bytes=2**40),
+    ev.CheckpointDeleted(step=3, reason="too many"),
+    ev.RunFailed(reason="given up", partial_score=0.25, signature="no reward"),
+    ev.RunRetryScheduled(retry_at=START + 60, retry_count=2, reason="it may pass", memory_gb=4.0),
+    ev.RunRequeued(reason="the user asked", checkpoint=0),
+    ev.RunRolledBack(reason="a mistake", best_run_id=RUN, best_score=-0.5),
+    ev.RunRestored(reason="no mistake"),
+    ev.RunRescored(reason="another metric", score=0.0),
+    ev.StateRepaired(problem="a lost event", before={"cost": 0.0, "score": None}, after={"cost": 1.5, "score": 2.0}),
+]
+
+
+@pytest.mark.parametrize("body", FULL, ids=lambda body: type(body).__name__)
+def test_an_event_comes_back_from_json_with_all_that_it_said(body):
+    told = event(body, seq=7, run_id=RUN, job_id=TRAIN)
+    assert msgspec.json.decode(msgspec.json.encode(told), type=Event) == told
+    required = {field.name: getattr(body, field.name) for field in msgspec.structs.fields(body) if field.required}
+    short = event(type(body)(**required), seq=7)
+    assert msgspec.json.decode(msgspec.json.encode(short), type=Event) == short
+    assert set(msgspec.json.decode(msgspec.json.encode(short.body))) == {"type", *required}
+
+
+def test_a_new_state_shares_with_the_old_one_all_that_did_not_change():
+    log = Log()
+    for index in range(3):
+        log.add_completed(index, float(index))
+    before = log.state
+    log.add(ev.RunRolledBack(reason="a mistake", best_run_id=RUN_IDS[2], best_score=2.0), RUN_IDS[1])
+    assert [log.run(index) is before.runs[RUN_IDS[index]] for index in range(3)] == [True, False, True]
+    assert before.runs[RUN_IDS[1]].status is JobStatus.COMPLETED
+    assert before.sweep.counts == {JobStatus.COMPLETED: 3}
 
 
 @QUICK
@@ -553,14 +671,15 @@ class Sweep(RuleBasedStateMachine):
     def _was_allowed(self, before: SweepState, happened: Event) -> None:
         if happened.run_id is None:
             return
-        assert not before.sweep.status.ended
+        assert not before.sweep.status.ended or isinstance(happened.body, AFTER_THE_END)
         if isinstance(happened.body, ev.RunCreated):
             assert happened.run_id not in before.runs
             return
         run = before.runs[happened.run_id]
-        if isinstance(happened.body, ev.JobStarted | ev.MetricsReported | ev.JobExited | ev.JobLost):
+        of_open_jobs = ev.JobStarted | ev.MetricsReported | ev.JobExited | ev.JobLost | ev.CheckpointSaved
+        if isinstance(happened.body, of_open_jobs):
             assert run.open_job.job_id == happened.job_id
-        elif not isinstance(happened.body, ev.JobDispatched):
+        elif not isinstance(happened.body, ev.JobDispatched | ev.CheckpointDeleted | ev.StateRepaired):
             assert run.open_job is None
         others = before.runs.delete(happened.run_id)
         assert self.state.runs.delete(happened.run_id) == others
@@ -581,18 +700,49 @@ class Sweep(RuleBasedStateMachine):
         assert sorted(run.index for run in runs) == list(range(len(self.state.runs)))
 
     @invariant()
-    def the_best_is_the_best_of_the_completed_and_the_first_of_equals(self):
+    def the_best_is_a_completed_run_with_the_best_score(self):
         sweep = self.state.sweep
-        scored = [
-            (happened.body.score, happened.run_id)
+        telling = [
+            type(happened.body)
             for happened in self.log
-            if isinstance(happened.body, ev.RunCompleted)
+            if isinstance(happened.body, ev.RunRescored | ev.RunRolledBack | ev.SweepAmended)
         ]
-        choose = max if sweep.config.direction == "maximize" else min
-        best = choose(scored, key=lambda entry: entry[0], default=(None, None))
-        assert (sweep.best_score, sweep.best_run_id) == best
+        if telling and telling[-1] is ev.RunRescored:
+            return  # the amendment that it is part of has not come yet
         completed = {run.run_id: run.score for run in self.state.runs.values() if run.status is JobStatus.COMPLETED}
-        assert completed == {run_id: score for score, run_id in scored}
+        choose = max if sweep.config.direction == "maximize" else min
+        assert sweep.best_score == choose(completed.values(), default=None)
+        assert sweep.best_score == (completed[sweep.best_run_id] if sweep.best_run_id else None)
+
+    @invariant()
+    def only_completed_runs_have_scores(self):
+        for run in self.state.runs.values():
+            assert (run.score is not None) == (run.status is JobStatus.COMPLETED)
+            assert (run.undone is not None) == (run.status is JobStatus.ROLLED_BACK)
+            assert run.partial_score is None or JobStatus.FAILED in {run.status, run.undone and run.undone.status}
+            if run.undone is not None:
+                assert run.undone.status.ended
+                assert (run.undone.score is not None) == (run.undone.status is JobStatus.COMPLETED)
+
+    @invariant()
+    def a_run_that_waits_for_a_retry_has_failed_before(self):
+        for run in self.state.runs.values():
+            if run.status is JobStatus.RETRYING:
+                assert run.jobs[-1].failure is not None
+                assert run.failure_reasons
+            else:
+                assert run.retry_at is None
+
+    @invariant()
+    def checkpoints_are_in_the_order_of_their_steps(self):
+        for run in self.state.runs.values():
+            steps = [checkpoint.step for checkpoint in run.checkpoints]
+            assert steps == sorted(set(steps))
+            assert {checkpoint.job_id for checkpoint in run.checkpoints} <= {job.job_id for job in run.jobs}
+
+    @invariant()
+    def nothing_is_unfinished_in_a_sweep_that_has_ended(self):
+        assert not (self.state.sweep.status.ended and self.state.unfinished)
 
     @invariant()
     def each_run_is_what_its_own_events_say(self):
@@ -604,7 +754,9 @@ class Sweep(RuleBasedStateMachine):
             assert run.started_at == (started[0] if started else None)
             exited = sum(body.seconds for body in self._bodies(ev.JobExited, run.run_id))
             lost = [job for job in run.jobs if job.state is JobState.LOST and job.started_at is not None]
-            assert run.cost == exited + sum(max(0.0, job.ended_at - job.started_at) for job in lost)
+            spent = exited + sum(max(0.0, job.ended_at - job.started_at) for job in lost)
+            repairs = self._bodies(ev.StateRepaired, run.run_id)
+            assert run.cost == spent + sum(body.after["cost"] - body.before["cost"] for body in repairs)
             assert run.status.ended == (run.ended_at is not None)
 
     @invariant()
@@ -631,17 +783,23 @@ class Sweep(RuleBasedStateMachine):
             else:
                 assert not running
             if run.status in {JobStatus.PENDING, JobStatus.IN_TRAINING}:
-                assert not trained
-            elif run.status not in {JobStatus.FAILED, JobStatus.CANCELLED}:
+                assert not trained or run.resume_from is not None
+            elif run.status in {JobStatus.TRAINING_DONE_NO_EVAL, JobStatus.IN_EVAL, JobStatus.COMPLETED}:
                 assert trained
+                assert run.resume_from is None
             if run.status is JobStatus.EVAL_DONE_NOT_COMPLETED:
                 assert (run.jobs[-1].type, run.jobs[-1].outcome) == (JobType.EVAL, Outcome.SUCCEEDED)
 
     @invariant()
-    def configurations_tried_are_those_of_the_runs(self):
-        key = self.state.sweep.config.search_space.key
-        assert set(self.state.tried) == {key(run.config) for run in self.state.runs.values()}
-        assert all(key(self.state.runs[run_id].config) == tried for tried, run_id in self.state.tried.items())
+    def configurations_tried_are_those_of_the_runs_as_far_as_the_space_has_them(self):
+        space = self.state.sweep.config.search_space
+        tried = {space.key(self.state.runs[run_id].config): key for key, run_id in self.state.tried.items()}
+        assert all(key == tried_key for key, tried_key in tried.items())
+        if space.cardinality is None:
+            assert not tried
+        else:
+            limit = space.cardinality
+            assert {space.key(run.config) for run in self.state.runs.values() if run.config["x"] < limit} <= set(tried)
 
     @invariant()
     def the_end_of_the_sweep_is_dated_while_it_lasts(self):

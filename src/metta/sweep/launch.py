@@ -231,7 +231,13 @@ def _save_functions(definition: Definition, directory: Path) -> None:
 
 
 def files_directory(store_url: str) -> Path:
-    """Where a store's sweeps have their files: the folder beside an SQLite file, called like it without the suffix."""
+    """Where a store's sweeps have their files.
+
+    That is the folder beside an SQLite file, called like it without the suffix; of a database server, the folder `sweeps`
+    here, which all machines that work for a sweep have to share.
+    """
+    if "://" in store_url and not store_url.startswith("sqlite"):
+        return Path("sweeps").absolute()
     path = Path(store_url.split("?", 1)[0].removeprefix("sqlite:///"))
     return (path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.files")).absolute()
 

@@ -15,13 +15,15 @@ from msgspec.structs import replace
 from metta.sweep.controller.decide import Decision, reported_by_last_job
 from metta.sweep.errors import ConfigError, NotFoundError
 from metta.sweep.model import events as ev
-from metta.sweep.model.run import JobStatus, Outcome, RunInfo
+from metta.sweep.model.run import JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
 
 
 def roll_back(state: SweepState, count: int, reason: str) -> list[Decision]:
-    """Take back the `count` runs that ended last, fewer where there are fewer."""
+    """Take back the `count` runs that ended last, fewer where there are fewer; `count` is at least 1."""
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     ended = [run for run in state.runs.values() if run.status.ended and run.undone is None]
     chosen = sorted(ended, key=lambda run: (run.ended_at or 0.0, run.index))[-count:]
     kept = {run.run_id: run for run in state.runs.values()}
@@ -44,9 +46,10 @@ def restore(state: SweepState, reason: str) -> list[Decision]:
     for run in sorted(undone, key=lambda run: run.index):
         assert run.undone is not None
         if run.undone.at == latest:
-            decisions.append(Decision(body=ev.RunRestored(reason=reason), run_id=run.run_id))
+            # First its score, in case another one counts by now: restored, it may be the best.
             before = replace(run, status=run.undone.status, score=run.undone.score)
             decisions += _rescored(before, state.sweep.config, "the sweep was amended while it was rolled back")
+            decisions.append(Decision(body=ev.RunRestored(reason=reason), run_id=run.run_id))
     return decisions
 
 
@@ -65,8 +68,9 @@ def amend(state: SweepState, changes: Mapping[str, Any]) -> list[Decision]:
         for decision in _rescored(run, config, reason):
             decisions.append(decision)
             assert isinstance(decision.body, ev.RunRescored)
-            status = JobStatus.FAILED if decision.body.score is None else JobStatus.COMPLETED
-            runs[run.run_id] = replace(run, status=status, score=decision.body.score)
+            if _has_result(run, config):
+                status = JobStatus.FAILED if decision.body.score is None else JobStatus.COMPLETED
+                runs[run.run_id] = replace(run, status=status, score=decision.body.score)
     best = _best(runs.values(), config)
     body = ev.SweepAmended(
         changes=dict(changes),
@@ -78,15 +82,23 @@ def amend(state: SweepState, changes: Mapping[str, Any]) -> list[Decision]:
 
 def _rescored(run: RunInfo, config: SweepConfig, reason: str) -> list[Decision]:
     """The event that gives a run the score it has under this configuration, if it has another one."""
-    has_result = run.status in {JobStatus.COMPLETED, JobStatus.FAILED}
-    if not has_result or not run.jobs or run.jobs[-1].outcome is not Outcome.SUCCEEDED:
+    if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
         return []
-    score = run.metrics[config.metric] if config.metric in reported_by_last_job(run) else None
-    if score == run.score:
+    if _has_result(run, config):
+        before, score = run.score, run.metrics[config.metric] if config.metric in reported_by_last_job(run) else None
+    else:
+        before, score = run.partial_score, run.metrics.get(config.metric)
+    if score == before:
         return []
     if score is None:
         reason = f"{reason}; the run did not report {config.metric!r}"
     return [Decision(body=ev.RunRescored(reason=reason, score=score), run_id=run.run_id)]
+
+
+def _has_result(run: RunInfo, config: SweepConfig) -> bool:
+    """Whether the run went through to its end, whatever it reported."""
+    final = JobType.TRAIN if config.evaluate is None else JobType.EVAL
+    return bool(run.jobs) and run.jobs[-1].outcome is Outcome.SUCCEEDED and run.jobs[-1].type is final
 
 
 def _best(runs: Iterable[RunInfo], config: SweepConfig) -> RunInfo | None:

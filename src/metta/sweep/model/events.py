@@ -232,7 +232,10 @@ class RunRestored(_Body, frozen=True, kw_only=True, tag="run_restored"):
 
 
 class RunRescored(_Body, frozen=True, kw_only=True, tag="run_rescored"):
-    """An amendment changed what counts: the run's result by another metric, or none where it was not reported."""
+    """An amendment changed what counts: the run's result by another metric, or none where it was not reported.
+
+    Of a run that is rolled back it is the result that comes back with it, of one that failed its partial score.
+    """
 
     reason: str
     score: float | None = None

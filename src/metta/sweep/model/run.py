@@ -254,7 +254,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_gb: float | None = None
     #: Checkpoints on disk, by step.
     checkpoints: tuple[Checkpoint, ...] = ()
-    #: The step from which the user wants the next attempt to go on; None for the last one.
+    #: The step from which the next attempt goes on: the one that the user chose, or the last one saved since then.
+    #: None, once a job has succeeded or where the user chose none, is the last one.
     resume_from: int | None = None
     #: The metric's last value of a run that failed.
     partial_score: float | None = None
@@ -271,7 +272,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_trained(self) -> bool:
-        """Whether a train job has succeeded."""
+        """Whether a train job has ever succeeded."""
         return any(job.type is JobType.TRAIN and job.outcome is Outcome.SUCCEEDED for job in self.jobs)
 
     @property

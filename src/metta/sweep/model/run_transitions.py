@@ -30,6 +30,8 @@ def _job_granted(run: RunInfo, event: Event, body: ev.JobGranted) -> RunInfo:
         raise refused(event, f"run {run.run_id} is {run.status}")
     if event.job_id is None or body.attempt != run.attempts(body.job_type) + 1:
         raise refused(event, f"attempt {body.attempt} comes after {run.attempts(body.job_type)} earlier ones")
+    if any(job.job_id == event.job_id for job in run.jobs):
+        raise refused(event, "it was granted before")
     job = JobInfo(job_id=event.job_id, type=body.job_type, attempt=body.attempt, granted_at=event.at)
     return replace(run, jobs=(*run.jobs, job))
 

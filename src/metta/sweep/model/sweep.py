@@ -79,7 +79,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that defines a sweep. Immutable but for its limits, which a resume may change."""
+    """Everything that defines a sweep. A resume may change its LIMITS, an amendment what is AMENDABLE."""
 
     name: str
     target: Target
@@ -173,7 +173,7 @@ class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):
     #: Sequence number of the last event.
     seq: int
     status: SweepStatus = SweepStatus.RUNNING
-    #: Why the sweep ended or is ending.
+    #: Why the sweep is paused, ending or ended.
     reason: str | None = None
     ended_at: float | None = None
     #: Runs by status; statuses without runs are absent.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event, new_event
-from metta.sweep.model.run import JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
-from metta.sweep.model.space import LogUniform, SearchSpace
-from metta.sweep.model.state import EMPTY, SweepState, fold
+from metta.sweep.model.run import FailureKind, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.space import Choice, LogUniform, SearchSpace
+from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.model.sweep import CommandTarget, SweepConfig, SweepStatus
 
 SWEEP = "sw33p"
@@ -79,72 +82,212 @@ def run_events(
 
 
 def random_history(seed: int, length: int = 60, *, sweep_id: str = SWEEP) -> list[Event]:
-    """The log of a sweep in which anything happens that may: losses, retries, stops, resumptions.
+    """The log of a sweep in which anything happens that may: failures, losses, retries, pauses, changes of mind.
 
     Equal for equal arguments, but for the ids of the events.
     """
-    choose = random.Random(seed)  # noqa: S311 (a test keeps no secrets)
-    history = [sweep_created(sweep_id, direction=choose.choice(["maximize", "minimize"]))]
-    state = fold(EMPTY, [replace(history[0], seq=1)])
-    while len(history) < length:
-        event = _next_event(choose, state, at=START + len(history))
-        state = fold(state, [replace(event, seq=state.seq + 1)])
-        history.append(event)
-    return history
+    author = _Author(seed, sweep_id)
+    while len(author.history) < length:
+        author.go_on()
+    return author.history[:length]
 
 
-def _next_event(choose: random.Random, state: SweepState, at: float) -> Event:
-    """Something that may happen now: to the sweep, to a new run, or to one that is on its way or was cancelled."""
-    sweep_id = state.sweep.sweep_id
-    runs = [run for run in state.runs.values() if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED}]
-    run_id: str | None = None
-    job_id: str | None = None
-    body: Body
-    if state.sweep.status.ended or choose.random() < (0.05 if state.unfinished else 0.4):
-        body = _sweep_body(choose, state)
-    elif not runs or choose.random() < 0.1:
-        body = ev.RunCreated(index=len(state.runs), config={"lr": choose.uniform(1e-5, 1e-1)})
-        run_id = ids.run_id(sweep_id, len(state.runs))
-    else:
-        run = choose.choice(sorted(runs, key=lambda run: run.index))
-        body, job_id = _job_step(choose, run.open_job) if run.open_job else _run_step(choose, run)
-        run_id = run.run_id
-    return new_event(body, sweep_id=sweep_id, at=at, actor="test", run_id=run_id, job_id=job_id)
+_METRICS = ("reward", "loss")
+_SPACES = (SearchSpace.of({"lr": LogUniform(1e-5, 1e-1)}), SearchSpace.of({"lr": Choice([0.001, 0.01, 0.1])}))
+_FAILURES = {
+    Outcome.FAILED: (FailureKind.USER_ERROR, FailureKind.OUT_OF_MEMORY),
+    Outcome.KILLED: (FailureKind.KILLED, FailureKind.PREEMPTED),
+    Outcome.TIMED_OUT: (FailureKind.TIMED_OUT,),
+}
+_SIGNATURES = (*["ValueError at train.py:7"] * 3, "KeyError at train.py:9", None)
+_SHA256 = "0" * 64
 
 
-def _sweep_body(choose: random.Random, state: SweepState) -> Body:
-    if state.sweep.status.ended:
-        return ev.SweepResumed(changes={"max_trials": choose.randint(10, 99)})
-    bodies: list[Body] = [
-        ev.ControllerStarted(host="node", pid=1, fence=1, version="0"),
-        ev.ControllerStopped(reason="interrupted"),
-        ev.SweepStopRequested(reason="the user asked"),
-    ]
-    if not state.unfinished:
-        bodies += [ev.SweepEnded(status=SweepStatus.STOPPED, reason="the user asked")] * 2
-    return choose.choice(bodies)
+class _Author:
+    """Makes up a history, one thing that may happen after another."""
 
+    def __init__(self, seed: int, sweep_id: str) -> None:
+        self._choose = random.Random(seed)  # noqa: S311 (a test keeps no secrets)
+        self._sweep_id = sweep_id
+        self._state = EMPTY
+        direction = self._choose.choice(["maximize", "minimize"])
+        self.history: list[Event] = []
+        self._add(ev.SweepCreated(config=sweep_config(direction=direction)))
 
-def _job_step(choose: random.Random, job: JobInfo) -> tuple[Body, str]:
-    steps: list[Body] = [ev.JobLost(reason="its agent is gone"), ev.JobDispatched(dispatcher="local")]
-    if job.state is JobState.RUNNING:
+    def go_on(self) -> None:
+        """Something happens: to the sweep, to a new run, to one on its way or cancelled, or to one that has ended."""
+        draw = self._choose.random()
+        active = [run for run in self._runs() if not run.status.ended or run.status is JobStatus.CANCELLED]
+        if self._state.sweep.status.ended:
+            self._revise() if draw < 0.5 else self._resume()
+        elif draw < (0.08 if self._state.unfinished else 0.4):
+            self._about_the_sweep()
+        elif draw < (0.13 if self._state.unfinished else 0.55):
+            self._revise()
+        elif not active or draw < 0.22:
+            self._create()
+        else:
+            run = self._choose.choice(active)
+            self._about_a_job(run, run.open_job) if run.open_job else self._about_a_run(run)
+
+    def _add(self, body: Body, run: RunInfo | None = None, job_id: str | None = None) -> None:
+        run_id = run.run_id if run else None
+        if isinstance(body, ev.RunCreated):
+            run_id = ids.run_id(self._sweep_id, body.index)
+        event = new_event(body, sweep_id=self._sweep_id, at=self._now, actor="test", run_id=run_id, job_id=job_id)
+        self._state = fold(self._state, [replace(event, seq=self._state.seq + 1)])
+        self.history.append(event)
+
+    @property
+    def _now(self) -> float:
+        return START + len(self.history)
+
+    def _runs(self) -> list[RunInfo]:
+        return sorted(self._state.runs.values(), key=lambda run: run.index)
+
+    # ------------------------------------------------------------------------------------------------- the sweep
+
+    def _about_the_sweep(self) -> None:
+        if self._state.sweep.status is SweepStatus.PAUSED and self._choose.random() < 0.5:
+            self._resume()
+            return
+        bodies: list[Body] = [
+            ev.ControllerStarted(host="node", pid=1, fence=1, version="0"),
+            ev.ControllerStopped(reason="interrupted"),
+            ev.SweepStopRequested(reason="the user asked"),
+            ev.DispatchFailed(dispatcher="local", reason="no such partition", retry_at=self._now + 8),
+        ]
+        if self._state.sweep.status is SweepStatus.RUNNING:
+            bodies += [ev.SweepPaused(reason="the user asked")] * 2
+        if not self._state.unfinished:
+            bodies += [ev.SweepEnded(status=SweepStatus.STOPPED, reason="the user asked")] * 4
+        self._add(self._choose.choice(bodies))
+
+    def _resume(self) -> None:
+        changes = self._choose.choice([{}, {"max_trials": self._choose.randint(10, 99)}])
+        self._add(ev.SweepResumed(changes=changes))
+
+    def _create(self) -> None:
+        config = self._state.sweep.config.search_space.decode([self._choose.random()])
+        self._add(ev.RunCreated(index=self._state.sweep.run_count, config=config, reasons=("sample",)))
+
+    # -------------------------------------------------------------------------------------------- jobs, and runs
+
+    def _about_a_job(self, run: RunInfo, job: JobInfo) -> None:
+        steps: list[Body] = [
+            ev.JobLost(reason="its agent is gone", failure=self._choose.choice([None, FailureKind.NODE_LOST])),
+            ev.JobDispatched(dispatcher="local", reasons=("the only one",)),
+        ]
+        if job.state is JobState.RUNNING:
+            names = self._choose.choice([_METRICS, _METRICS, _METRICS[:1]])
+            steps += [ev.MetricsReported(metrics={name: self._choose.gauss(0, 1) for name in names})] * 3
+            steps += [self._exit()] * 4
+            step = self._choose.randint(1, 4)
+            path = f"checkpoints/{step}"
+            steps += [ev.CheckpointSaved(step=step, path=path, sha256=_SHA256, size_bytes=4096)] * 2
+        else:
+            steps += [ev.JobStarted(host="node", pid=4321, log="log")] * 4
+        self._add(self._choose.choice(steps), run, job.job_id)
+
+    def _exit(self) -> ev.JobExited:
+        outcome = self._choose.choice([Outcome.SUCCEEDED] * 5 + list(Outcome))
         # Quarters of a second add up exactly, in whatever order.
-        outcome, seconds = choose.choice([Outcome.SUCCEEDED, choose.choice(list(Outcome))]), choose.randint(0, 9) / 4
-        steps += [ev.MetricsReported(metrics={"reward": choose.gauss(0, 1)})] * 3
-        steps += [ev.JobExited(outcome=outcome, seconds=seconds)] * 3
-    else:
-        steps += [ev.JobStarted(host="node", pid=4321, log="log")] * 3
-    return choose.choice(steps), job.job_id
+        seconds = self._choose.randint(0, 9) / 4
+        # Without a failure, as versions before retries wrote it.
+        if outcome not in _FAILURES or self._choose.random() < 0.2:
+            return ev.JobExited(outcome=outcome, seconds=seconds)
+        failure, signature = self._choose.choice(_FAILURES[outcome]), self._choose.choice(_SIGNATURES)
+        return ev.JobExited(outcome=outcome, seconds=seconds, failure=failure, signature=signature, error=signature)
 
+    def _about_a_run(self, run: RunInfo) -> None:
+        if run.status is JobStatus.CANCELLED:
+            self._requeue(run)
+        elif run.status is JobStatus.RETRYING:
+            self._after_a_failure(run)
+        elif run.status is JobStatus.EVAL_DONE_NOT_COMPLETED or self._choose.random() < 0.2 + 0.3 * run.is_trained:
+            self._end(run)
+        else:
+            job_type = JobType.TRAIN if run.status is JobStatus.PENDING else JobType.EVAL
+            attempt = run.attempts(job_type) + 1
+            job_id = ids.job_id(run.run_id, job_type, attempt)
+            self._add(ev.JobGranted(job_type=job_type, attempt=attempt, reasons=("its turn",)), run, job_id)
 
-def _run_step(choose: random.Random, run: RunInfo) -> tuple[Body, str | None]:
-    if run.status is JobStatus.CANCELLED:
-        return ev.RunRequeued(reason="it was interrupted"), None
-    if run.status is JobStatus.EVAL_DONE_NOT_COMPLETED or choose.random() < 0.2:
-        ends: list[Body] = [ev.RunFailed(reason="no reward"), ev.RunCancelled(reason="the user asked")]
+    def _after_a_failure(self, run: RunInfo) -> None:
+        draw = self._choose.random()
+        if draw < 0.2:
+            partial = run.metrics.get(self._state.sweep.config.metric)
+            self._add(ev.RunFailed(reason=run.failure_reasons[-1], partial_score=partial), run)
+        elif draw < 0.3:
+            self._add(ev.RunCancelled(reason="the user asked"), run)
+        elif run.retry_at is not None:
+            self._requeue(run)
+        else:
+            count = run.retry_count + self._choose.randint(0, 1)
+            memory_gb = self._choose.choice([None, 2.0, 4.0])
+            wait = ev.RunRetryScheduled(
+                retry_at=self._now + 8, retry_count=count, reason="it may pass", memory_gb=memory_gb
+            )
+            self._add(wait, run)
+
+    def _requeue(self, run: RunInfo) -> None:
+        checkpoint = self._choose.choice([None, *(each.step for each in run.checkpoints)])
+        self._add(ev.RunRequeued(reason="its turn has come", checkpoint=checkpoint), run)
+
+    def _end(self, run: RunInfo) -> None:
+        ends: list[Body] = [
+            ev.RunFailed(reason="no reward", signature=self._choose.choice(["no reward", None])),
+            ev.RunCancelled(reason="the user asked"),
+        ]
         if run.status is not JobStatus.PENDING:
-            ends.append(ev.RunCompleted(score=choose.gauss(0, 1)))
-        return choose.choice(ends), None
-    job_type = JobType.TRAIN if run.status is JobStatus.PENDING else JobType.EVAL
-    attempt = run.attempts(job_type) + 1
-    return ev.JobGranted(job_type=job_type, attempt=attempt), ids.job_id(run.run_id, job_type, attempt)
+            ends += [ev.RunCompleted(score=self._choose.gauss(0, 1))] * 6
+        self._add(self._choose.choice(ends), run)
+
+    # ---------------------------------------------------------------------------------- what was, seen differently
+
+    def _revise(self) -> None:
+        """Somebody takes back, mends, amends or tries again what there is; most of it also after the sweep's end."""
+        revisions: list[Callable[[], None]] = [self._amend]
+        if self._runs():
+            revisions.append(partial(self._repair, self._choose.choice(self._runs())))
+        for run in self._runs():
+            if run.status is JobStatus.ROLLED_BACK:
+                revisions += [partial(self._add, ev.RunRestored(reason="the user asked"), run)] * 2
+            elif run.status.ended:
+                revisions.append(partial(self._roll_back, run))
+            if run.status is JobStatus.FAILED and not self._state.sweep.status.ended:
+                revisions.append(partial(self._requeue, run))
+            if run.checkpoints:
+                step = self._choose.choice(run.checkpoints).step
+                revisions.append(partial(self._add, ev.CheckpointDeleted(step=step, reason="too many"), run))
+        self._choose.choice(revisions)()
+
+    def _roll_back(self, run: RunInfo) -> None:
+        best_run_id, best_score = self._best(without=run)
+        self._add(ev.RunRolledBack(reason="the user asked", best_run_id=best_run_id, best_score=best_score), run)
+
+    def _repair(self, run: RunInfo) -> None:
+        after = {"cost": run.cost + self._choose.randint(1, 9) / 4}
+        self._add(ev.StateRepaired(problem="its cost was wrong", before={"cost": run.cost}, after=after), run)
+
+    def _amend(self) -> None:
+        metric, direction = self._choose.choice(_METRICS), self._choose.choice(["maximize", "minimize"])
+        space = msgspec.to_builtins(self._choose.choice(_SPACES))
+        changes = self._choose.choice([{"metric": metric}, {"direction": direction}, {"search_space": space}])
+        if "metric" in changes:
+            for run in self._runs():
+                status = run.undone.status if run.undone else run.status
+                if status in {JobStatus.COMPLETED, JobStatus.FAILED}:
+                    self._add(ev.RunRescored(reason="another metric", score=run.metrics.get(metric)), run)
+        best_run_id, best_score = self._best(changes.get("direction"))
+        self._add(ev.SweepAmended(changes=changes, best_run_id=best_run_id, best_score=best_score))
+
+    def _best(self, direction: str | None = None, without: RunInfo | None = None) -> tuple[str | None, float | None]:
+        """The best run and its score, or nothing twice."""
+        maximize = (direction or self._state.sweep.config.direction) == "maximize"
+        scores = {
+            run.run_id: run.score
+            for run in self._runs()
+            if run.status is JobStatus.COMPLETED and run.score is not None and run is not without
+        }
+        best = (max if maximize else min)(scores, key=lambda run_id: scores[run_id], default=None)
+        return best, scores[best] if best else None
