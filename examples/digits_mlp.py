@@ -4,7 +4,8 @@
     metta sweep best
 
 A trial trains for eighty epochs, a second or two, and reports its validation accuracy after each. Interrupt the sweep
-whenever you like and run the same command again: it goes on where it was.
+whenever you like and run the same command again: it goes on where it was, and so does a trial that was killed half-way,
+to the same result as if it had not been.
 
 The same file works without a sweep too: `train({"lr": 0.01, "batch_size": 32, ...})` is an ordinary function call.
 """
@@ -15,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from metta.sweep import Choice, LogUniform, report_metrics, sweep
+from metta.sweep import Choice, LogUniform, load_checkpoint, report_metrics, save_checkpoint, sweep
 
 EPOCHS = 80
 
@@ -37,12 +38,27 @@ train_x, valid_x, train_y, valid_y = train_test_split(
     strategy="random",
     max_parallel=2,
     max_trials=60,
+    checkpoints={"last": 2},
     metric="validation_accuracy",
     direction="maximize",
 )
 def train(config: dict[str, Any]) -> dict[str, float]:
     """Train one network and say how well it reads digits that it has not seen."""
-    network = MLPClassifier(
+    network, epoch = new_network(config), 0
+    if checkpoint := load_checkpoint():  # this trial was under way before
+        network, epoch = checkpoint.value, checkpoint.step
+    while epoch < EPOCHS:
+        epoch += 1
+        network.partial_fit(train_x, train_y, classes=range(10))
+        report_metrics({"validation_accuracy": network.score(valid_x, valid_y), "epoch": epoch})
+        if epoch % 10 == 0:
+            save_checkpoint(network, step=epoch)
+    return {"validation_accuracy": float(network.score(valid_x, valid_y))}
+
+
+def new_network(config: dict[str, Any]) -> MLPClassifier:
+    """A network that has learned nothing yet."""
+    return MLPClassifier(
         hidden_layer_sizes=config["hidden_layer_sizes"],
         activation=config["activation"],
         alpha=config["alpha"],
@@ -50,12 +66,6 @@ def train(config: dict[str, Any]) -> dict[str, float]:
         learning_rate_init=config["lr"],
         random_state=0,
     )
-    accuracy = 0.0
-    for epoch in range(1, EPOCHS + 1):
-        network.partial_fit(train_x, train_y, classes=range(10))
-        accuracy = float(network.score(valid_x, valid_y))
-        report_metrics({"validation_accuracy": accuracy, "epoch": epoch})
-    return {"validation_accuracy": accuracy}
 
 
 if __name__ == "__main__":

@@ -28,12 +28,22 @@ class Halving:
     def suggest(self, history, n):
         return []
 
+
+class Cluster:
+    name = "cluster"
+
+    def __init__(self, store, sweep_id, config, clock, partition="all"):
+        self.context = (store, sweep_id, config, clock)
+        self.partition = partition
 """
 ENTRY_POINTS = """
 [metta.sweep.optimizers]
 halving = demo_plugin:Halving
 misspelt = demo_plugin:Halvign
 missing = demo_plugin_that_is_not_there:Halving
+
+[metta.sweep.dispatchers]
+cluster = demo_plugin:Cluster
 """
 
 
@@ -109,3 +119,26 @@ def test_an_installed_package_adds_a_part_without_a_change_here() -> None:
 def test_a_part_that_cannot_be_loaded_is_named_with_the_cause(name: str, cause: str) -> None:
     with pytest.raises(ConfigError, match=rf"strategy: {name} cannot be loaded from 'demo_plugin.*': .*{cause}"):
         registry.optimizer(name, {})
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_dispatcher_is_called_with_its_sweep_and_its_options() -> None:
+    context: dict[str, Any] = {"store": object(), "sweep_id": "sw33p", "config": object(), "clock": object()}
+    cluster: Any = registry.dispatcher("dispatcher", "cluster", {"partition": "gpu"}, **context)
+    assert cluster.context == tuple(context.values())
+    assert cluster.partition == "gpu"
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_dispatcher_is_checked_without_being_made() -> None:
+    registry.check_dispatcher("dispatcher", "cluster", {"partition": "gpu"})
+    with pytest.raises(ConfigError, match=r"dispatcher.fallback\[1\]: there is no dispatcher 'clutser'; did you mean"):
+        registry.check_dispatcher("dispatcher.fallback[1]", "clutser", {})
+    with pytest.raises(ConfigError, match=r"dispatcher: cluster does not take these options .*'queue'"):
+        registry.check_dispatcher("dispatcher", "cluster", {"queue": "gpu"})
+
+
+def test_built_in_dispatchers_are_found_by_name() -> None:
+    registry.check_dispatcher("dispatcher", "local", {})
+    with pytest.raises(ConfigError, match=r"dispatcher: local does not take these options .*'gpus'"):
+        registry.check_dispatcher("dispatcher", "local", {"gpus": 4})

@@ -3,115 +3,18 @@
 from __future__ import annotations
 
 import signal
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from metta.sweep.agent.location import read_address
-from metta.sweep.clock import SystemClock
-from metta.sweep.controller.controller import SweepController
-from metta.sweep.dispatchers.local import LocalDispatcher
-from metta.sweep.model import events as ev
-from metta.sweep.model import ids
-from metta.sweep.model.events import new_event
-from metta.sweep.model.run import JobDefinition, JobState, JobStatus, JobType, Outcome, Resources, RunInfo
-from metta.sweep.model.space import Range, SearchSpace
-from metta.sweep.model.sweep import CommandTarget, FunctionTarget, SweepConfig
-from metta.sweep.protocols import Standing, Store
-from metta.sweep.stores import STORE_VARIABLE, open_store
-from processes import kill_all_in, processes_in
+from agent.bench import Bench, python, shell
+from metta.sweep.model.run import JobState, JobStatus, Outcome, Resources
+from metta.sweep.model.sweep import CommandTarget
+from metta.sweep.protocols import Standing
+from metta.sweep.stores import STORE_VARIABLE
 from waiting import wait_until
-
-SWEEP = "abcde"
-
-
-class Bench:
-    """A store with one sweep in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store: Store = open_store(f"sqlite:///{folder}/sweeps.db", create=True)
-        self.config: SweepConfig | None = None
-        self.dispatchers: list[LocalDispatcher] = []
-
-    def function(self, body: str) -> FunctionTarget:
-        path = self.folder / "target.py"
-        path.write_text(textwrap.dedent(body))
-        return FunctionTarget(module=str(path), name="train")
-
-    def create(self, target: Any, **settings: Any) -> SweepConfig:
-        defaults = {
-            "name": "bench",
-            "target": target,
-            "search_space": SearchSpace.of({"x": Range(1, 1_000_000)}),
-            "metric": "score",
-            "seed": 1,
-            "max_parallel": 2,
-            "max_trials": 1,
-            "grace_s": 0.2,
-            "directory": str(self.folder / "files"),
-            "working_directory": str(self.folder),
-        }
-        self.config = SweepConfig(**{**defaults, **settings})
-        Path(self.config.directory).mkdir()
-        created = ev.SweepCreated(config=self.config)
-        self.store.append([new_event(created, sweep_id=SWEEP, at=time.time(), actor="user")])
-        return self.config
-
-    def dispatcher(self) -> LocalDispatcher:
-        assert self.config is not None
-        self.dispatchers.append(LocalDispatcher(self.store, SWEEP, self.config, SystemClock()))
-        return self.dispatchers[-1]
-
-    def run(self, target: Any, **settings: Any) -> list[RunInfo]:
-        self.create(target, **settings)
-        state = SweepController(self.store, SWEEP, self.dispatcher(), SystemClock()).run()
-        return sorted(state.runs.values(), key=lambda run: run.index)
-
-    def grant(self) -> JobDefinition:
-        run_id = ids.run_id(SWEEP, 0)
-        job_id = ids.job_id(run_id, JobType.TRAIN, 1)
-        bodies: list[tuple[ev.Body, str | None]] = [
-            (ev.RunCreated(index=0, config={"x": 1}), None),
-            (ev.JobGranted(job_type=JobType.TRAIN, attempt=1), job_id),
-        ]
-        self.store.append(
-            [
-                new_event(body, sweep_id=SWEEP, at=time.time(), actor="test", run_id=run_id, job_id=job)
-                for body, job in bodies
-            ]
-        )
-        return JobDefinition(
-            job_id=job_id, run_id=run_id, sweep_id=SWEEP, type=JobType.TRAIN, attempt=1, config={"x": 1}
-        )
-
-    def the_run(self) -> RunInfo:
-        return self.store.fetch_runs(SWEEP)[0]
-
-    def log(self, run: RunInfo) -> str:
-        assert run.jobs[-1].log is not None
-        return Path(run.jobs[-1].log).read_text(errors="replace")
-
-    def agent_pid(self) -> int:
-        assert self.config is not None
-        address = read_address(self.config.directory)
-        assert address is not None
-        return address.pid
-
-    def processes(self) -> list[psutil.Process]:
-        return processes_in(self.folder)
-
-    def close(self) -> None:
-        for dispatcher in self.dispatchers:
-            dispatcher.close()
-        self.store.close()
-        kill_all_in(self.folder)
 
 
 @pytest.fixture
@@ -119,14 +22,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     made.close()
-
-
-def shell(script: str) -> CommandTarget:
-    return CommandTarget(argv=["bash", "-c", script])
-
-
-def python(script: str) -> CommandTarget:
-    return CommandTarget(argv=[sys.executable, "-c", textwrap.dedent(script)])
 
 
 def test_everything_a_job_prints_is_in_its_log(bench: Bench) -> None:
@@ -298,15 +193,4 @@ def test_processes_that_outlived_agent_and_fork_server_are_killed_by_the_next_ag
     dispatcher.close()
     wait_until(lambda: bench.dispatcher().standing([job.job_id])[job.job_id] is Standing.LOST)
     bench.dispatcher()._start_agent()
-    wait_until(lambda: not _sleeping(bench, "62"), what="the end of the job's child")
-
-
-def _sleeping(bench: Bench, argument: str) -> list[psutil.Process]:
-    found = []
-    for process in bench.processes():
-        try:
-            if process.cmdline()[-1:] == [argument]:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    wait_until(lambda: not bench.executing("62"), what="the end of the job's child")

@@ -77,6 +77,17 @@ class TestArguments:
             "--both=sgd,0.9",
         ]
 
+    def test_an_argument_of_the_checkpoint_is_left_out_in_attempts_that_start_anew(self) -> None:
+        argv = ["train", "--resume={checkpoint}", "--lr={lr}"]
+        assert arguments(argv, {"lr": 1}) == ["train", "--lr=1"]
+        run = {**RUN, "checkpoint": "/files/model.pt"}
+        assert arguments_for(argv, {"lr": 1}, run, ["lr"]) == ["train", "--resume=/files/model.pt", "--lr=1"]
+
+    def test_a_parameter_may_be_called_checkpoint_and_is_what_is_meant_then(self) -> None:
+        run = {**RUN, "checkpoint": "/files/model.pt"}
+        for config, expected in (({"checkpoint": "bert"}, ["--from=bert"]), ({}, [])):
+            assert arguments_for(["--from={checkpoint}"], config, run, ["checkpoint"]) == expected
+
     def test_args_stands_for_all_active_parameters(self) -> None:
         config = {"lr": 0.1, "trainer.kind": "sgd", "layers": [1, 2]}
         assert arguments(["train", "{args}", "-v"], config, [*config, "momentum"]) == [
@@ -104,9 +115,19 @@ class TestPlaceholderChecks:
     @pytest.mark.parametrize("argument", ["{lrr}", "--x={lr}{nope}", "{nope.x}", "--all={args}"])
     def test_an_unknown_name_is_refused_with_the_closest_known(self, argument: str) -> None:
         with pytest.raises(
-            ConfigError, match=r"^command: '.*', which is no parameter; .*known: lr, run_directory, run_id"
+            ConfigError, match=r"^command: '.*', which is no parameter; .*known: checkpoint, lr, run_directory, run_id"
         ):
             check_placeholders("command", [argument], _LR)
+
+    def test_the_flag_of_a_checkpoint_must_not_stay_behind(self) -> None:
+        check_placeholders("command", ["train", "--resume={checkpoint}"], _LR)
+        with pytest.raises(ConfigError, match=r"write both as one argument: '--resume=\{checkpoint\}'"):
+            check_placeholders("command", ["train", "--resume", "{checkpoint}"], _LR)
+        check_placeholders("command", ["--base", "{checkpoint}"], SearchSpace.of({"checkpoint": Choice(["a", "b"])}))
+
+    def test_a_metrics_file_cannot_be_named_for_the_checkpoint(self) -> None:
+        with pytest.raises(ConfigError, match="names 'checkpoint', which not every attempt has"):
+            check_metrics_file("{run_id}/{checkpoint}.json", _LR, is_shared=False)
 
     SPACE = SearchSpace.of(
         {"lr": Uniform(0, 1), "kind": Choice(["a", "b"]), "momentum": Uniform(0, 1, when={"kind": "a"})}

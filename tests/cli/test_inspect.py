@@ -156,7 +156,7 @@ def test_show_tells_all_about_a_run_and_why_it_was_started(metta: CommandLine) -
     run_id = BEST["run_id"]
     shape = metta("show", run_id, "--json").json
     [job] = shape.pop("jobs")
-    assert shape == BEST | {"reports": 1, "reasons": ["sample"]}
+    assert shape == BEST | {"reports": 1, "reasons": ["sample"], "checkpoints": []}
     assert (job["job_id"], job["type"], job["outcome"]) == (f"{run_id}.train.1", "train", "succeeded")
     assert (job["started_at"], job["ended_at"]) == (BEST["started_at"], BEST["ended_at"])
     text = metta("show", f"first/{run_id[:4]}").out

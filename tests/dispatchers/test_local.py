@@ -15,7 +15,7 @@ from metta.sweep.clock import SystemClock
 from metta.sweep.dispatchers import local
 from metta.sweep.dispatchers.local import LocalDispatcher
 from metta.sweep.errors import DispatchError
-from metta.sweep.model.run import JobState, Resources
+from metta.sweep.model.run import JobState, Outcome, Resources
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import Standing, Store
 from metta.sweep.stores import open_store
@@ -62,6 +62,52 @@ class TestLocalDispatcher(DispatcherContract):
         assert set(seen) == {Standing.UNKNOWN, Standing.LOST}
         wait_until(lambda: not processes_in(tmp_path), what="the end of the agent and its job")
         dispatcher.close()
+
+    def test_nothing_is_held_where_the_agent_is_gone_and_nothing_said_where_it_is_silent(
+        self, store: Store, config: SweepConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local, "_ANSWER_TIMEOUT_S", 0.3)
+        dispatcher = self.dispatcher(store, config)
+        dispatcher.dispatch([grant(store)])
+        address = read_address(config.directory)
+        assert address is not None
+        agent = psutil.Process(address.pid)
+        agent.suspend()
+        with pytest.raises(DispatchError, match="does not answer: timed out"):
+            dispatcher.held()
+        with pytest.raises(DispatchError, match="does not answer: timed out"):
+            self.dispatcher(store, config).held()
+        agent.resume()
+        wait_until(lambda: dispatcher.standing([]) == {}, what="an answer")
+        agent.kill()
+        wait_until(lambda: not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE, what="the agent's end")
+        assert dispatcher.held() == []
+        assert self.dispatcher(store, config).held() == []
+
+    def test_an_agent_that_cannot_be_reached_is_not_taken_for_gone(
+        self, store: Store, config: SweepConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = self.dispatcher(store, config), self.dispatcher(store, config)
+        job = grant(store)
+        first.dispatch([job])
+
+        def refuse(_path: str) -> None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        monkeypatch.setattr(local, "_connected", refuse)
+        assert second.standing([job.job_id]) == {job.job_id: Standing.UNKNOWN}
+        second.cancel([job.job_id], Outcome.CANCELLED, "enough")
+        for use in (second.held, lambda: second.dispatch([job])):
+            with pytest.raises(DispatchError, match=f"the agent of sweep {SWEEP} cannot be reached: .*unavailable"):
+                use()
+        first.close()
+
+    def test_an_agent_that_cannot_be_started_is_a_dispatcher_that_fails(
+        self, store: Store, config: SweepConfig, tmp_path: Path
+    ) -> None:
+        nowhere = self.dispatcher(store, replace(config, working_directory=f"{tmp_path}/gone"))
+        with pytest.raises(DispatchError, match=r"the agent cannot be started: .*No such file.*gone"):
+            nowhere.dispatch([grant(store)])
 
 
 def test_a_sweep_that_wants_more_gpus_than_there_are_is_refused(

@@ -29,11 +29,19 @@ if TYPE_CHECKING:
         Range,
         Uniform,
     )
-    from metta.sweep.session import current_run, report_metrics, run_directory
+    from metta.sweep.session import (
+        LoadedCheckpoint,
+        current_run,
+        load_checkpoint,
+        report_metrics,
+        run_directory,
+        save_checkpoint,
+    )
 
 __all__ = [
     "Choice",
     "Constant",
+    "LoadedCheckpoint",
     "LogNormal",
     "LogUniform",
     "Normal",
@@ -43,8 +51,10 @@ __all__ = [
     "SweepResult",
     "Uniform",
     "current_run",
+    "load_checkpoint",
     "report_metrics",
     "run_directory",
+    "save_checkpoint",
     "sweep",
 ]
 
@@ -52,7 +62,14 @@ _HOMES = {
     "metta.sweep.api": ("Sweep", "SweepResult", "sweep"),
     "metta.sweep.errors": ("SweepError",),
     "metta.sweep.model.parameters": ("Choice", "Constant", "LogNormal", "LogUniform", "Normal", "Range", "Uniform"),
-    "metta.sweep.session": ("current_run", "report_metrics", "run_directory"),
+    "metta.sweep.session": (
+        "LoadedCheckpoint",
+        "current_run",
+        "load_checkpoint",
+        "report_metrics",
+        "run_directory",
+        "save_checkpoint",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

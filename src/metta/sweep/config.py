@@ -15,7 +15,9 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from metta.sweep import registry
+from metta.sweep.dispatchers.build import check_dispatching
 from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
+from metta.sweep.model.dispatching import Dispatching
 from metta.sweep.model.parameters import ParameterBase
 from metta.sweep.model.run import Resources, RetryPolicy
 from metta.sweep.model.space import (
@@ -73,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoints: Retention = Retention()
     backup_hours: Positive | None = None
     backups: Count = 3
+    dispatcher: str | Dispatching = "local"
 
 
 class SweepFile(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +99,7 @@ _NESTED: dict[str, type[msgspec.Struct]] = {
     "retry": RetryPolicy,
     "retry_eval": RetryPolicy,
     "checkpoints": Retention,
+    "dispatcher": Dispatching,
 }
 _WORDS = {"direction": get_args(Direction), "isolation": get_args(Isolation), "stdout": ("json",)}
 
@@ -299,11 +303,13 @@ def build_config(
         checkpoints=settings.checkpoints,
         backup_hours=settings.backup_hours,
         backups=settings.backups,
+        dispatcher=Dispatching.of(settings.dispatcher),
         directory=str(directory),
         working_directory=str(working_directory),
     )
     registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options)
     registry.optimizer(config.strategy.optimizer, config.strategy.optimizer_options).check(config)
+    check_dispatching(config.dispatcher, config)
     return config
 
 

@@ -25,7 +25,7 @@ def differences(left: SweepConfig, right: SweepConfig) -> dict[str, tuple[Any, A
             return target.name
         return target and (target, config.working_directory)  # the same command elsewhere is another program
 
-    pairs = {name: (getattr(left, name), getattr(right, name)) for name in (*AMENDABLE, "isolation")}
+    pairs = {name: (getattr(left, name), getattr(right, name)) for name in (*AMENDABLE, "isolation", "dispatcher")}
     pairs |= {
         name: (identity(getattr(left, name), left), identity(getattr(right, name), right))
         for name in ("target", "evaluate")

@@ -25,7 +25,7 @@ from metta.sweep.config import Settings, build_config
 from metta.sweep.config_changes import describe_differences, differences
 from metta.sweep.controller.controller import SweepController
 from metta.sweep.controller.lease import is_controlled, stand_by
-from metta.sweep.dispatchers.local import LocalDispatcher
+from metta.sweep.dispatchers.build import build_dispatcher
 from metta.sweep.errors import ConfigError, LeaseHeldError, SweepError, TargetError
 from metta.sweep.model.events import SweepCreated, new_event
 from metta.sweep.model.ids import new_sweep_id
@@ -41,6 +41,7 @@ from metta.sweep.model.sweep import (
     Target,
 )
 from metta.sweep.protocols import Observer, Store
+from metta.sweep.stores import sqlite_path
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +75,7 @@ def check(definition: Definition) -> None:
     """
     config = _configure(definition, definition.settings.name or definition.default_name, Path())
     gpus = config.resources.gpus
-    if gpus and gpus > (available := len(visible_gpus())):
+    if config.dispatcher.name == "local" and gpus > (available := len(visible_gpus())):
         raise ConfigError(f"resources.gpus: a job wants {gpus}, this machine has {available}")
 
 
@@ -233,13 +234,13 @@ def _save_functions(definition: Definition, directory: Path) -> None:
 def files_directory(store_url: str) -> Path:
     """Where a store's sweeps have their files.
 
-    That is the folder beside an SQLite file, called like it without the suffix; of a database server, the folder `sweeps`
-    here, which all machines that work for a sweep have to share.
+    That is the folder beside an SQLite file, called like it without the suffix; of a database server, the folder
+    `sweeps` here, which all machines that work for a sweep have to share.
     """
-    if "://" in store_url and not store_url.startswith("sqlite"):
+    path = sqlite_path(store_url)
+    if path is None:
         return Path("sweeps").absolute()
-    path = Path(store_url.split("?", 1)[0].removeprefix("sqlite:///"))
-    return (path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.files")).absolute()
+    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.files")
 
 
 def describe_function(function: Callable[..., Any], directory: Path) -> tuple[Target, bytes]:
@@ -323,7 +324,7 @@ def drive(
         if lease is None:
             return fold(EMPTY, store.read(sweep.sweep_id))
         on_takeover()
-    dispatcher = LocalDispatcher(store, sweep.sweep_id, sweep.config, clock)
+    dispatcher = build_dispatcher(sweep.config.dispatcher, store, sweep.sweep_id, sweep.config, clock)
     controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observer, lease=lease)
     if resume or changes:
         controller.resume(changes or {})

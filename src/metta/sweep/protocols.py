@@ -50,7 +50,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """What may be seen of a store: the log, and the tables projected from it."""
+    """What may be seen of a store: the log, and the tables projected from it.
+
+    All methods raise StoreAwayError while the store cannot be reached, and work again when it can; they raise
+    DamagedStoreError rather than give back what is not as it was written, or not all of it.
+    """
 
     #: Where other processes find the same store.
     url: str
@@ -105,14 +109,41 @@ class Store(Reader, Protocol):
     6. Methods may be called from any thread; several processes may use one store.
     """
 
-    def append(self, events: Sequence[Event], *, fence: int | None = None) -> list[Event]:
+    def append(
+        self, events: Sequence[Event], *, fence: int | None = None, expected_seq: int | None = None
+    ) -> list[Event]:
         """Write events of one sweep; returns them with their sequence numbers, also those that were there before.
+
+        Args:
+            events: What happened, in order.
+            fence: That of the lease under which the writer acts.
+            expected_seq: Number of the last event that the writer has seen. It does not matter where there is nothing
+                to write: what was written already may be handed in again.
 
         Raises:
             InvalidTransition: an event does not fit the state it meets.
             FencedError: `fence` is given and the sweep's lease has moved on.
+            StaleWriteError: `expected_seq` is given and the sweep has other events.
             NameTakenError: a sweep is created under another's name.
+            StoreAwayError: the store cannot be written just now. It may have been written all the same, when the
+                connection was lost at the last moment; the same events may be appended again.
             StoreError: the store cannot be written.
+        """
+        ...
+
+    def rebuild(self, sweep_id: str) -> None:
+        """Write the tables projected from the sweep's log anew.
+
+        Raises:
+            DamagedStoreError: the log itself is damaged, so there is nothing to rebuild them from.
+        """
+        ...
+
+    def projection_differences(self, sweep_id: str) -> list[str]:
+        """In what the tables projected from the sweep's log differ from the log, a line each; none when all is well.
+
+        Raises:
+            DamagedStoreError: the log itself is damaged.
         """
         ...
 
@@ -241,7 +272,8 @@ class Dispatcher(Protocol):
 
     Guarantees, checked by `testing.DispatcherContract`:
     1. `dispatch` called twice with one job id starts one job.
-    2. `standing` says LOST for a job it no longer knows; it does not raise for it.
+    2. `standing` says LOST for a job it no longer knows, and which no earlier `dispatch` can still bring there; it
+       does not raise for it.
     3. Jobs go on when the process that dispatched them dies; a new one finds them by their ids.
     4. What happens to a job is written to the store by the agent beside it, not through the dispatcher.
     """
@@ -269,7 +301,11 @@ class Dispatcher(Protocol):
         ...
 
     def held(self) -> list[str]:
-        """Ids of all jobs of the sweep that run or wait there, those that nobody asked about included."""
+        """Ids of all jobs of the sweep that run or wait there, those that nobody asked about included.
+
+        Raises:
+            DispatchError: the compute does not answer.
+        """
         ...
 
     def cancel(self, job_ids: Sequence[str], outcome: Outcome, reason: str) -> None:

@@ -5,7 +5,8 @@ A package adds one by declaring it in its own `pyproject.toml`:
     [project.entry-points."metta.sweep.optimizers"]
     my_search = "my_package:MyOptimizer"
 
-Built-ins are registered in the same way, so nothing here knows them.
+Built-ins are registered in the same way, so nothing here knows them. Optimizers and schedulers are called with their
+options, dispatchers with `(store, sweep_id, config, clock, **options)`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from metta.sweep.errors import ConfigError, did_you_mean
-from metta.sweep.protocols import Optimizer, Scheduler
+from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.protocols import Clock, Dispatcher, Optimizer, Scheduler, Store
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 Room = Literal["optimizers", "schedulers", "dispatchers"]
+
+#: What every dispatcher is called with, beside its options.
+_DISPATCHER_CONTEXT = ("store", "sweep_id", "config", "clock")
 
 
 @cache
@@ -35,18 +40,26 @@ def names(room: Room) -> list[str]:
     return sorted(_entries(room))
 
 
-def _build(room: Room, field: str, name: str, options: Mapping[str, Any]) -> object:
+def _load(room: Room, field: str, name: str) -> Any:
     entry = _entries(room).get(name)
     if entry is None:
         raise ConfigError(f"{field}: there is no {room[:-1]} {name!r}; {did_you_mean(name, names(room))}")
     try:
-        part = entry.load()
+        return entry.load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{field}: {name} cannot be loaded from {entry.value!r}: {error}") from error
+
+
+def _build(room: Room, field: str, name: str, options: Mapping[str, Any]) -> object:
+    part = _load(room, field, name)
     try:
         return cast(object, part(**options))
     except TypeError as error:
-        raise ConfigError(f"{field}: {name} does not take these options {dict(options)!r}: {error}") from error
+        raise _wrong_options(field, name, options, error) from error
+
+
+def _wrong_options(field: str, name: str, options: Mapping[str, Any], error: TypeError) -> ConfigError:
+    return ConfigError(f"{field}: {name} does not take these options {dict(options)!r}: {error}")
 
 
 def optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
@@ -57,3 +70,42 @@ def optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
 def scheduler(name: str, options: Mapping[str, Any]) -> Scheduler:
     """The scheduler of that name; raises ConfigError when there is none or it refuses the options."""
     return cast(Scheduler, _build("schedulers", "strategy", name, options))
+
+
+def check_dispatcher(field: str, name: str, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError, naming the field, when there is no such dispatcher or it has no such options.
+
+    It is not made, because only where there is a sweep it can be.
+    """
+    _load_dispatcher(field, name, options)
+
+
+def dispatcher(
+    field: str,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    store: Store,
+    sweep_id: str,
+    config: SweepConfig,
+    clock: Clock,
+) -> Dispatcher:
+    """The dispatcher of that name, for a sweep.
+
+    Raises:
+        ConfigError: there is none, or it refuses the options; names the field.
+        DispatchError: it cannot be had here.
+    """
+    part = _load_dispatcher(field, name, options)
+    return cast(Dispatcher, part(store, sweep_id, config, clock, **options))
+
+
+def _load_dispatcher(field: str, name: str, options: Mapping[str, Any]) -> Any:
+    from inspect import signature  # as above: wanted only where there are dispatchers
+
+    part = _load("dispatchers", field, name)
+    try:
+        signature(part).bind(*_DISPATCHER_CONTEXT, **options)
+    except TypeError as error:
+        raise _wrong_options(field, name, options, error) from error
+    return part

@@ -1,17 +1,26 @@
-"""What training code calls: `report_metrics`, `run_directory`, `current_run`. Outside a sweep all of it is harmless."""
+"""What training code calls: `report_metrics`, `save_checkpoint`, `load_checkpoint`, `run_directory`, `current_run`.
+
+Outside a sweep all of it is harmless.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metta.sweep.errors import MetricError
+from metta.sweep.errors import CheckpointError, MetricError
 from metta.sweep.model.metrics import checked
-from metta.sweep.model.run import JobType
+from metta.sweep.model.run import Checkpoint, JobType
 from metta.sweep.model.space import nest
+
+if TYPE_CHECKING:
+    from metta.sweep.checkpoints import Damaged
+    from metta.sweep.model.events import CheckpointSaved
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +32,18 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     type: JobType
     #: The run's own folder; its train and eval jobs share it.
     directory: str
+    #: What this attempt may go on from, oldest first.
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+class LoadedCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What `load_checkpoint` found."""
+
+    step: int
+    #: The object that was saved; of a file or folder its path. That belongs to the sweep: copy it before you change it.
+    value: Any
+    #: Where it is kept.
+    path: Path
 
 
 _MISSING = object()
@@ -59,11 +80,24 @@ class RunConfig(dict[str, Any]):
 
 
 class Session:
-    """The link between the user's code in this process and the agent beside it."""
+    """The link between the user's code in this process and the agent beside it.
 
-    def __init__(self, context: RunContext, send: Callable[[dict[str, float]], None]) -> None:
+    Args:
+        context: Which job this is.
+        send: Called with metrics.
+        tell: Called with what becomes of checkpoints.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        send: Callable[[dict[str, float]], None],
+        tell: Callable[[CheckpointSaved | Damaged], None] = lambda _: None,
+    ) -> None:
         self.context = context
         self._send = send
+        self._tell = tell
+        self._checkpoints = {checkpoint.step: checkpoint for checkpoint in context.checkpoints}
         #: The first report that was no report: the run fails by it even if the code swallows the exception.
         self.error: MetricError | None = None
 
@@ -76,6 +110,48 @@ class Session:
             raise
         if values:
             self._send(values)
+
+    def save(self, path_or_obj: Any, step: int) -> Path:
+        """Save a checkpoint, and only then tell the agent."""
+        from metta.sweep import checkpoints
+
+        directory = Path(self.context.directory)
+        saved = checkpoints.save(directory, path_or_obj, step)
+        self._checkpoints[saved.step] = Checkpoint(
+            **msgspec.structs.asdict(saved), at=time.time(), job_id=self.context.job_id
+        )
+        self._tell(saved)
+        return directory / saved.path
+
+    def load(self, step: int | None) -> LoadedCheckpoint | None:
+        """The newest checkpoint that can be used, or the one of that step."""
+        from metta.sweep import checkpoints
+
+        directory = Path(self.context.directory)
+        if step is None:
+            candidates = list(self._checkpoints.values())
+        elif step in self._checkpoints:
+            candidates = [self._checkpoints[step]]
+        else:
+            raise CheckpointError(f"run {self.context.run_id} has no checkpoint of step {step}; {self._steps()}")
+        found, damaged = checkpoints.newest_sound(directory, candidates)
+        for each in damaged:
+            del self._checkpoints[each.step]
+            self._tell(each)
+        if step is not None and found is None:
+            raise CheckpointError(f"the checkpoint of step {step} is {damaged[0].reason}; {self._steps()}")
+        for each in damaged:
+            sys.stderr.write(checkpoints.warning_of(each, found))
+        if found is None:
+            return None
+        value = checkpoints.load(directory, found)
+        return LoadedCheckpoint(step=found.step, value=value, path=directory / found.path)
+
+    def _steps(self) -> str:
+        directory = Path(self.context.directory)
+        # The retention rules may have let go what this job has saved.
+        there = [step for step, each in sorted(self._checkpoints.items()) if (directory / each.path).exists()]
+        return f"it has: {', '.join(map(str, there)) or 'none'}"
 
 
 _current: Session | None = None
@@ -97,6 +173,48 @@ def report_metrics(metrics: Mapping[str, Any]) -> None:
     """
     if _current is not None:
         _current.report(metrics)
+
+
+def save_checkpoint(path_or_obj: Any, step: int) -> Path | None:
+    """Save progress, so that the run goes on from here when the job is tried again.
+
+    When this returns, the checkpoint is on the disk and counts, even if the process is killed at once.
+
+    Args:
+        path_or_obj: A file or folder, by its path, which is copied; or any object that can be pickled.
+        step: How far the training is: an integer from 0 on, such as the number of the epoch that has just ended. The
+            same step again takes the place of the earlier.
+
+    Returns:
+        Where the sweep keeps it. Outside a sweep nothing is saved and this is None.
+
+    Raises:
+        CheckpointError: there is no such file, no pickling such an object, or the step is no step.
+        OSError: it cannot be written: the disk is full, say.
+    """
+    return None if _current is None else _current.save(path_or_obj, step)
+
+
+def load_checkpoint(step: int | None = None) -> LoadedCheckpoint | None:
+    """The last checkpoint of this run, of an earlier attempt or this one; in an eval job that of the training.
+
+        checkpoint = load_checkpoint()
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint.value["model"])
+        for epoch in range(checkpoint.step + 1 if checkpoint else 0, epochs):
+
+    One that is damaged or missing is reported and passed over for the one before it.
+
+    Args:
+        step: Load the checkpoint of exactly this step instead.
+
+    Returns:
+        None when there is none to go on from, as in a first attempt and outside a sweep.
+
+    Raises:
+        CheckpointError: the checkpoint of that step is not there or damaged, or the object cannot be made again.
+    """
+    return None if _current is None else _current.load(step)
 
 
 def current_run() -> RunContext | None:

@@ -8,17 +8,18 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 
 import msgspec
 import psutil
 
 from metta.sweep.agent.agent import Agent
-from metta.sweep.agent.location import AgentAddress, address_file, new_socket_path
+from metta.sweep.agent.location import AgentAddress, address_file, new_socket_path, spool_file
 from metta.sweep.clock import SystemClock
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.protocols import Store
-from metta.sweep.stores import open_store, store_url
+from metta.sweep.stores import open_reader, open_store, store_url
+from metta.sweep.stores.spooled import SpooledStore
 
 
 def main(sweep_id: str) -> int:
@@ -38,30 +39,35 @@ def main(sweep_id: str) -> int:
 
 
 def _serve(sweep_id: str, on_ready: Callable[[], object]) -> None:
-    store = open_store(store_url())
-    [sweep] = store.fetch_sweeps(sweep_id)
+    url = store_url()
+    with closing(open_reader(url)) as reader:
+        [sweep] = reader.fetch_sweeps(sweep_id)
     with address_file(sweep.config.directory).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_ready()  # another agent serves this sweep here
             return
-        _kill_leftovers(store, sweep)
-        socket_path = new_socket_path(store.url, sweep_id)
-        address = AgentAddress(pid=os.getpid(), socket=str(socket_path))
-        lock.truncate(0)
-        lock.write(msgspec.json.encode(address).decode())
-        lock.flush()
-        asyncio.run(Agent(store, sweep, socket_path, SystemClock()).run(on_ready))
-    store.close()
+        with closing(SpooledStore(lambda: open_store(url), spool_file(sweep.config.directory))) as store:
+            # Before anybody can ask for a predecessor's jobs, the log has what it still had to say of them.
+            while store.pending:
+                store.deliver()
+            _kill_leftovers(url, sweep)
+            socket_path = new_socket_path(url, sweep_id)
+            address = AgentAddress(pid=os.getpid(), socket=str(socket_path))
+            lock.truncate(0)
+            lock.write(msgspec.json.encode(address).decode())
+            lock.flush()
+            asyncio.run(Agent(store, sweep, socket_path, SystemClock()).run(on_ready))
 
 
 _UNENDED = [status for status in JobStatus if not status.ended]
 
 
-def _kill_leftovers(store: Store, sweep: SweepMetadata) -> None:
+def _kill_leftovers(url: str, sweep: SweepMetadata) -> None:
     """Kill what jobs of an agent that died left behind: processes that outlived both it and its fork server."""
-    unended = (run.open_job for run in store.fetch_runs(sweep.sweep_id, statuses=_UNENDED))
+    with closing(open_reader(url)) as reader:
+        unended = [run.open_job for run in reader.fetch_runs(sweep.sweep_id, statuses=_UNENDED)]
     sessions = {job.pid: job.started_at for job in unended if job and job.pid and job.started_at}
     for process in psutil.process_iter():
         try:

@@ -13,31 +13,41 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
+from metta.sweep.agent import failures
 from metta.sweep.agent import messages as msg
-from metta.sweep.agent.command import MetricsTail, arguments_for
+from metta.sweep.agent.checkpoints import Shelf
+from metta.sweep.agent.command import CHECKPOINT_PLACEHOLDER, MetricsTail, arguments_for
+from metta.sweep.agent.failures import Verdict
 from metta.sweep.agent.forkserver_process import ForkServerProcess
 from metta.sweep.agent.gpus import visible_gpus
+from metta.sweep.agent.memory import MemoryLimits
 from metta.sweep.agent.recorder import Recorder
 from metta.sweep.agent.supervision import Job, Worker
+from metta.sweep.checkpoints import Damaged
 from metta.sweep.errors import MetricError, StoreError
 from metta.sweep.model import events as ev
-from metta.sweep.model.run import JobDefinition, JobType, Outcome
+from metta.sweep.model.run import FailureKind, JobDefinition, JobType, Outcome
 from metta.sweep.model.sweep import CommandTarget, SweepMetadata, Target
-from metta.sweep.protocols import Clock, Heartbeat, Store
+from metta.sweep.protocols import Clock, Heartbeat
 from metta.sweep.session import RunContext
+from metta.sweep.stores.spooled import SpooledStore
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_EVERY_S = 5.0
 #: Without jobs and without a controller, wait this long for one before ending.
 _IDLE_EXIT_S = 15.0
+#: The same with events that the store does not take: the next agent finds them on the disk and delivers them.
+_UNDELIVERED_EXIT_S = 3600.0
 #: How often the files of commands are searched for new metrics.
 _TAIL_EVERY_S = 0.2
+#: A request names all jobs of a step, each with its checkpoints.
+_LONGEST_REQUEST = 1 << 28
 #: Ids of ended jobs kept, so that a job offered twice around its end is not run twice.
 _REMEMBERED = 4096
 #: A fork server that keeps dying (its imports exhaust memory, say) is not started more often than this in one agent's
@@ -52,13 +62,13 @@ class Agent:
     """Runs jobs of one sweep on this machine.
 
     Args:
-        store: Where events go.
+        store: Where events go; it may be away for as long as it likes.
         sweep: The sweep, for its targets and limits.
         socket_path: Where it listens for controllers.
         clock: The time.
     """
 
-    def __init__(self, store: Store, sweep: SweepMetadata, socket_path: Path, clock: Clock) -> None:
+    def __init__(self, store: SpooledStore, sweep: SweepMetadata, socket_path: Path, clock: Clock) -> None:
         self._store = store
         self._sweep_id = sweep.sweep_id
         self._config = sweep.config
@@ -68,6 +78,7 @@ class Agent:
         self._jobs: dict[str, Job] = {}
         self._workers: dict[str, Worker] = {}
         self._idle_workers: deque[Worker] = deque()
+        self._memory = MemoryLimits(self._workers)
         self._waiting: deque[Job] = deque()
         self._ended: deque[str] = deque(maxlen=_REMEMBERED)
         self._free_gpus = deque(visible_gpus() if self._config.resources.gpus else [])
@@ -75,8 +86,10 @@ class Agent:
         self._restarts = 0
         self._controllers = 0
         self._leaving = False
-        self._idle_since = clock.now()
+        self._idle_since = clock.monotonic()
         self._recorder = Recorder(store, sweep.sweep_id, f"agent@{self._host}", clock, self._on_refused)
+        self._shelf = Shelf(sweep.config, self._recorder, clock)
+        self._preparing: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ lifetime
 
@@ -85,32 +98,34 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._start_forkserver()
         with self._listening() as listener:
-            server = await asyncio.start_unix_server(self._serve_client, sock=listener)
+            server = await asyncio.start_unix_server(self._serve_client, sock=listener, limit=_LONGEST_REQUEST)
             on_ready()
             recording = asyncio.create_task(self._recorder.run())
             beating = asyncio.create_task(self._beat())
             tailing = asyncio.create_task(self._tail())
-            tasks = {recording, beating, tailing}
+            tidying = asyncio.create_task(self._shelf.run())
+            limiting = asyncio.create_task(self._memory.run())
+            tasks = {recording, beating, tailing, tidying, limiting}
             try:
                 while not self._is_useless():
                     done, _ = await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()  # none of them ends but by an error, which then ends the agent
             finally:
-                for task in (beating, tailing):
+                for task in tasks:
                     task.cancel()
                 server.close()
-                await self._recorder.drain()
-                recording.cancel()
+                await self._recorder.finish()
                 self._forkserver.close()
 
     def _is_useless(self) -> bool:
-        if self._jobs or self._recorder.busy:
-            self._idle_since = self._clock.now()
+        if self._jobs or (self._shelf.busy and not self._recorder.busy):
+            self._idle_since = self._clock.monotonic()
             return False
-        if self._leaving:
-            return True
-        return not self._controllers and self._clock.now() - self._idle_since > _IDLE_EXIT_S
+        idle_s = self._clock.monotonic() - self._idle_since
+        if self._recorder.busy:
+            return not self._controllers and not self._recorder.unsaved and idle_s > _UNDELIVERED_EXIT_S
+        return self._leaving or (not self._controllers and idle_s > _IDLE_EXIT_S)
 
     @contextmanager
     def _listening(self) -> Iterator[socket.socket]:
@@ -128,10 +143,8 @@ class Agent:
             beat = Heartbeat(
                 sweep_id=self._sweep_id, host=self._host, pid=os.getpid(), at=self._clock.now(), jobs=len(self._jobs)
             )
-            try:
+            with suppress(StoreError):  # the store has said in the log that it is away
                 await asyncio.to_thread(self._store.beat, beat)
-            except StoreError as error:
-                logger.warning("no heartbeat, the store is away: %s", error)
             await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     # --------------------------------------------------------------------------------------------- controllers
@@ -141,7 +154,7 @@ class Agent:
         try:
             while line := await reader.readline():
                 request = _decode_request(line)
-                if not is_controller and not isinstance(request, msg.Report):
+                if not is_controller and not isinstance(request, msg.Report | msg.KeepCheckpoint):
                     is_controller = True
                     self._controllers += 1
                 writer.write(msg.encode_line(self._answer(request)))
@@ -150,7 +163,7 @@ class Agent:
             logger.exception("a client's connection ended in an error")
         finally:
             self._controllers -= is_controller
-            self._idle_since = self._clock.now()
+            self._idle_since = self._clock.monotonic()
             writer.close()
 
     def _answer(self, request: msg.Request) -> msg.Reply:
@@ -165,9 +178,11 @@ class Agent:
         elif isinstance(request, msg.Cancel):
             for job_id in request.job_ids:
                 if job_id in self._jobs:
-                    self._terminate(self._jobs[job_id], request.outcome, request.reason)
+                    self._terminate(self._jobs[job_id], Verdict(request.outcome, request.reason))
         elif isinstance(request, msg.Report):
             return self._take_report(request)
+        elif isinstance(request, msg.KeepCheckpoint):
+            return self._keep_checkpoint(request)
         else:
             self._leaving = True
         return msg.Reply()
@@ -180,9 +195,17 @@ class Agent:
         if job is None:
             return msg.Reply(error=f"job {request.job_id} is not running")
         if request.error is not None:
-            self._terminate(job, Outcome.FAILED, request.error)
+            self._terminate(job, failures.of_report(request.error))
         else:
             self._record(job, ev.MetricsReported(metrics=request.metrics))
+        return msg.Reply()
+
+    def _keep_checkpoint(self, request: msg.KeepCheckpoint) -> msg.Reply:
+        job = self._jobs.get(request.job_id)
+        if job is None:
+            return msg.Reply(error=f"job {request.job_id} is not running")
+        self._read_tail(job)  # what it printed before is what the checkpoint's score is taken from
+        self._shelf.saved(job.job_id, request.saved)
         return msg.Reply()
 
     # ---------------------------------------------------------------------------------------------------- jobs
@@ -193,6 +216,7 @@ class Agent:
         name = f"{definition.type}-{definition.attempt}.log"
         job = Job(definition, self._run_directory(definition) / name)
         self._jobs[job.job_id] = job
+        self._shelf.take(definition, self._run_directory(definition))
         self._waiting.append(job)
         self._start_waiting()
 
@@ -211,14 +235,22 @@ class Agent:
             job.gpus = tuple(self._free_gpus.popleft() for _ in range(self._config.resources.gpus))
             try:
                 self._start(job)
-            except Exception as error:  # a job that cannot be started has to end, or it is waited for for ever
-                logger.exception("job %s cannot be started", job.job_id)
-                job.verdict = (Outcome.FAILED, f"cannot be started: {type(error).__name__}: {error}")
-                self._end(job, None)
+            except Exception as error:  # noqa: BLE001 (a job that cannot be started has to end)
+                self._cannot_start(job, error)
+
+    def _cannot_start(self, job: Job, error: Exception) -> None:
+        """End a job that never was, or it would be waited for for ever."""
+        logger.exception("job %s cannot be started", job.job_id)
+        job.verdict = failures.of_start(error)
+        self._end(job, None)
 
     def _start(self, job: Job) -> None:
         target = self._target(job.definition)
-        if isinstance(target, CommandTarget):
+        if isinstance(target, CommandTarget) and job.definition.checkpoints:
+            preparing = asyncio.create_task(self._resume_command(job, target))
+            self._preparing.add(preparing)
+            preparing.add_done_callback(self._preparing.discard)
+        elif isinstance(target, CommandTarget):
             self._start_command(job, target)
         elif self._config.isolation == "reuse" and self._idle_workers:
             worker = self._idle_workers.pop()
@@ -231,9 +263,29 @@ class Agent:
             worker = self._spawn(job, link=ours, theirs=theirs, reuse=self._config.isolation == "reuse")
             self._assign(worker, job, target)
 
+    async def _resume_command(self, job: Job, target: CommandTarget) -> None:
+        """Start a command once it is known which checkpoint it can go on from."""
+        try:
+            await self._shelf.resume(job.job_id, job.log)
+            if self._awaits_start(job):
+                self._start_command(job, target)
+        except Exception as error:  # noqa: BLE001 (as in _start_waiting)
+            if self._awaits_start(job):
+                self._cannot_start(job, error)
+
+    def _awaits_start(self, job: Job) -> bool:
+        """Whether a job without a process is still to get one; if it was stopped meanwhile, it ends here."""
+        if self._jobs.get(job.job_id) is not job:
+            return False  # it was lost with the fork server
+        if job.verdict is not None:
+            self._end(job, None)
+        return job.verdict is None
+
     def _start_command(self, job: Job, target: CommandTarget) -> None:
         definition = job.definition
         values = {"run_id": definition.run_id, "run_directory": str(self._run_directory(definition))}
+        if (checkpoint := self._shelf.of(job.job_id).resumed_path) is not None:
+            values[CHECKPOINT_PLACEHOLDER] = str(checkpoint)
         argv = arguments_for(target.argv, definition.config, values, self._config.search_space.parameters)
         directory = Path(self._config.working_directory)
         job.tail = MetricsTail(target.metrics, job.log, directory, {**definition.config, **values})
@@ -271,6 +323,7 @@ class Agent:
             msg.JOB_VARIABLE: definition.job_id,
             msg.RUN_VARIABLE: definition.run_id,
             msg.RUN_DIRECTORY_VARIABLE: str(self._run_directory(definition)),
+            **self._shelf.of(definition.job_id).environment,
         }
         if self._config.resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
@@ -285,41 +338,36 @@ class Agent:
                 job_id=definition.job_id,
                 type=definition.type,
                 directory=str(self._run_directory(definition)),
+                checkpoints=definition.checkpoints,
             ),
             target=target,
             config=definition.config,
             log=str(job.log),
             env=self._environment(job),
         )
-        assert worker.link is not None
-        # The socket is non-blocking for the loop's sake, but an assignment has to be written whole.
-        worker.link.setblocking(True)
-        try:
-            worker.link.sendall(msg.encode_line(assignment))
-        except ConnectionError:
-            logger.warning("worker %s was gone before it could be given %s", worker.key, job.job_id)
-        finally:
-            worker.link.setblocking(False)
+        worker.assign(assignment)
 
     def _on_started(self, worker: Worker) -> None:
         job = worker.job
         assert job is not None
         assert worker.pid is not None
-        job.started_at = self._clock.now()
+        job.begin(self._clock.monotonic())
+        self._memory.watch(worker)
         gpus = tuple(int(gpu) for gpu in job.gpus if gpu.isdecimal())
         self._record(job, ev.JobStarted(host=self._host, pid=worker.pid, log=str(job.log), gpus=gpus))
         if self._config.job_timeout_s is not None:
             limit_s = self._config.job_timeout_s
             reason = f"ran longer than job_timeout_s = {limit_s:g}"
-            job.timers.append(self._loop.call_later(limit_s, self._terminate, job, Outcome.TIMED_OUT, reason))
+            verdict = Verdict(Outcome.TIMED_OUT, reason, FailureKind.TIMED_OUT)
+            job.timers.append(self._loop.call_later(limit_s, self._terminate, job, verdict))
         if job.verdict is not None:
             self._signal(job, signal.SIGTERM)
 
-    def _terminate(self, job: Job, outcome: Outcome, reason: str) -> None:
+    def _terminate(self, job: Job, verdict: Verdict) -> None:
         """End a job's processes: politely, then not."""
         if job.verdict is not None or job.finished is not None:
             return
-        job.verdict = (outcome, reason)
+        job.verdict = verdict
         if job in self._waiting:
             self._waiting.remove(job)
             self._end(job, None)
@@ -345,6 +393,12 @@ class Agent:
         if isinstance(message, msg.Measured):
             self._record(job, ev.MetricsReported(metrics=message.metrics))
             return
+        if isinstance(message, ev.CheckpointSaved):
+            self._shelf.saved(job.job_id, message)
+            return
+        if isinstance(message, Damaged):
+            self._shelf.damaged(job.job_id, message)
+            return
         job.finished = message
         if self._config.isolation == "reuse" and job.verdict is None:
             worker.job = None
@@ -352,7 +406,8 @@ class Agent:
             self._end(job, None)
 
     def _end(self, job: Job, exited: msg.Exited | None) -> None:
-        self._record(job, job.end(exited, self._clock.now()))
+        self._record(job, job.end(exited, self._clock.monotonic()))
+        self._shelf.end(job.job_id)
         del self._jobs[job.job_id]
         self._ended.append(job.job_id)
         self._free_gpus.extend(job.gpus)
@@ -360,18 +415,23 @@ class Agent:
 
     def _record(self, job: Job, body: ev.Body) -> None:
         self._recorder.add(body, run_id=job.definition.run_id, job_id=job.job_id)
+        if isinstance(body, ev.MetricsReported):
+            self._shelf.measured(job.job_id, body.metrics)
 
     def _on_refused(self, event: ev.Event) -> None:
         """The log has moved on without this job (it was given up as lost, say): nobody wants its results."""
+        if isinstance(event.body, ev.CheckpointDeleted):
+            return  # it went another way
+        self._shelf.refused(event.job_id or "")
         job = self._jobs.get(event.job_id or "")
         if job is not None:
-            self._terminate(job, Outcome.CANCELLED, "the sweep gave this job up")
+            self._terminate(job, Verdict(Outcome.CANCELLED, "the sweep gave this job up"))
 
     async def _tail(self) -> None:
         while True:
             await asyncio.sleep(_TAIL_EVERY_S)
             for job in list(self._jobs.values()):
-                if job.started_at is not None:
+                if job.began is not None:
                     self._read_tail(job)
 
     def _read_tail(self, job: Job, *, final: bool = False) -> None:
@@ -381,9 +441,10 @@ class Agent:
             for metrics in job.tail.read(final=final):
                 self._record(job, ev.MetricsReported(metrics=metrics))
         except MetricError as error:
+            verdict = failures.of_exception(error)
             if final and job.verdict is None:
-                job.verdict = (Outcome.FAILED, str(error))
-            self._terminate(job, Outcome.FAILED, str(error))
+                job.verdict = verdict
+            self._terminate(job, verdict)
 
     # --------------------------------------------------------------------------------------------- fork server
 
@@ -402,8 +463,9 @@ class Agent:
             self._on_exited(worker, reply)
         else:
             assert worker.job is not None
-            worker.job.verdict = (Outcome.FAILED, reply.error)
-            self._on_exited(worker, None)
+            worker.job.verdict = worker.job.verdict or reply.verdict
+            if isinstance(reply, msg.SpawnFailed):
+                self._on_exited(worker, None)
 
     def _on_exited(self, worker: Worker, exited: msg.Exited | None) -> None:
         if worker.link is not None:

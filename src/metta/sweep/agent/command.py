@@ -21,13 +21,15 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^\W\d][\w.-]*)\}")
 ALL_ARGUMENTS = "{args}"
 #: Placeholders that every command may use besides the parameters.
 RUN_PLACEHOLDERS = ("run_id", "run_directory")
+#: The path of what to go on from; not every attempt has it. A parameter may have this name too, and is meant then.
+CHECKPOINT_PLACEHOLDER = "checkpoint"
 #: Read at a time, so that a program that floods its log doesn't flood the agent.
 _CHUNK_BYTES = 1 << 20
 
 
 def check_placeholders(field: str, arguments: Sequence[str], space: SearchSpace) -> None:
     """Raise ConfigError when an argument names something that is no parameter, or would leave its flag behind."""
-    known = {*space.parameters, *RUN_PLACEHOLDERS}
+    known = {*space.parameters, *RUN_PLACEHOLDERS, CHECKPOINT_PLACEHOLDER}
     for flag, argument in pairwise(["", *arguments]):
         for match in _PLACEHOLDER.finditer(argument):
             name = match[1]
@@ -36,8 +38,10 @@ def check_placeholders(field: str, arguments: Sequence[str], space: SearchSpace)
                     f"{field}: {argument!r} names {name!r}, which is no parameter; write {{{{ and }}}} for braces; "
                     f"{did_you_mean(name, known)}"
                 )
-            is_conditional = name in space.parameters and bool(space.parameters[name].when)
-            if is_conditional and argument == match[0] and flag.startswith("-") and "=" not in flag:
+            may_be_missing = name == CHECKPOINT_PLACEHOLDER
+            if name in space.parameters:
+                may_be_missing = bool(space.parameters[name].when)
+            if may_be_missing and argument == match[0] and flag.startswith("-") and "=" not in flag:
                 raise ConfigError(
                     f"{field}: {argument!r} is left out where {name!r} does not exist, and {flag!r} would stay behind; "
                     f"write both as one argument: {flag + '=' + argument!r}"
@@ -55,6 +59,8 @@ def check_metrics_file(file: str, space: SearchSpace, *, is_shared: bool) -> Non
     field = "metrics.file"
     check_placeholders(field, [file], space)
     named = {match[1] for match in _PLACEHOLDER.finditer(file) if match[1]}
+    if CHECKPOINT_PLACEHOLDER in named - space.parameters.keys():
+        raise ConfigError(f"{field}: {file!r} names {CHECKPOINT_PLACEHOLDER!r}, which not every attempt has")
     for name in named & space.parameters.keys():
         if space.parameters[name].when:
             raise ConfigError(f"{field}: {file!r} names {name!r}, a parameter that not every run has")
@@ -73,15 +79,16 @@ def arguments_for(
     Args:
         argv: The command with placeholders.
         config: The run's configuration; an argument that names a parameter which is inactive in it is left out.
-        run: Values of RUN_PLACEHOLDERS.
+        run: Values of RUN_PLACEHOLDERS, and of CHECKPOINT_PLACEHOLDER; without it, arguments that name it are left out.
         names: All parameters of the space.
     """
-    inactive = set(names) - config.keys()
+    run = {name: value for name, value in run.items() if name != CHECKPOINT_PLACEHOLDER or name not in names}
+    missing = {*names, CHECKPOINT_PLACEHOLDER} - {*config, *run}
     arguments: list[str] = []
     for argument in argv:
         if argument == ALL_ARGUMENTS:
             arguments += [f"--{name}={_text(value)}" for name, value in config.items()]
-        elif not any(match[1] in inactive for match in _PLACEHOLDER.finditer(argument)):
+        elif not any(match[1] in missing for match in _PLACEHOLDER.finditer(argument)):
             arguments.append(_fill(argument, {**config, **run}))
     return arguments
 

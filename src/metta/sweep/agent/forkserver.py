@@ -26,7 +26,18 @@ from typing import NoReturn
 
 import msgspec
 
-from metta.sweep.agent.messages import Exited, ForkReply, ForkRequest, Prepare, Signal, Spawn, Spawned, SpawnFailed
+from metta.sweep.agent import failures
+from metta.sweep.agent.messages import (
+    Exited,
+    ForkReply,
+    ForkRequest,
+    Prepare,
+    SetupFailed,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+)
 from metta.sweep.agent.targets import load_function
 from metta.sweep.agent.trial import redirect_output, serve
 from metta.sweep.model.sweep import CommandTarget, Target
@@ -34,6 +45,8 @@ from metta.sweep.model.sweep import CommandTarget, Target
 #: One packet holds one message, environment included.
 PACKET_BYTES = 1 << 20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: When memory runs out, the kernel shall kill a job rather than the agent or the controller (from -1000 to 1000).
+_OOM_SCORE = 500
 
 _decode = msgspec.json.Decoder(ForkRequest).decode
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +57,7 @@ class ForkServer:
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
+        self._link.set_inheritable(False)
         self._pids: dict[str, int] = {}
         self._keys: dict[int, str] = {}
         # A child's end interrupts the wait for the agent's next message by a byte in this pipe.
@@ -90,7 +104,7 @@ class ForkServer:
         try:
             pid = os.fork()
         except OSError as error:
-            self._send(SpawnFailed(key=request.key, error=f"cannot fork: {error}"))
+            self._send(SpawnFailed(key=request.key, verdict=failures.of_start(error)))
             return
         if pid == 0:
             self._become_job(request, descriptors)
@@ -110,13 +124,10 @@ class ForkServer:
             os.setsid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._link.close()
             os.close(self._wakeup)
-            redirect_output(request.log)
-            os.chdir(request.cwd)
-            os.environ.update(request.env)
-            if request.argv is not None:
-                _execute(request.argv)
+            _prefer_as_victim()
+            self._set_up(request)
+            self._link.close()
             serve(socket.socket(fileno=descriptors[0]), reuse=request.reuse)
             atexit._run_exitfuncs()
             code = 0
@@ -129,6 +140,21 @@ class ForkServer:
             with suppress(OSError, ValueError):
                 sys.stderr.flush()
             os._exit(code)
+
+    def _set_up(self, request: Spawn) -> None:
+        """Make this process the job's; a command is executed."""
+        try:
+            redirect_output(request.log)
+            os.chdir(request.cwd)
+            os.environ.update(request.env)
+            if request.argv is not None:
+                _execute(request.argv)
+        except (OSError, ValueError) as error:
+            verdict = failures.of_start(error)
+            self._send(SetupFailed(key=request.key, verdict=verdict))
+            with suppress(OSError):
+                print(f"metta sweep: {verdict.error}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(127)
 
     def _reap(self) -> None:
         while True:
@@ -175,6 +201,11 @@ class ForkServer:
                 os.wait()
 
 
+def _prefer_as_victim() -> None:
+    with suppress(OSError):  # lowering it, where all of us have a higher one, takes a privilege
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
 def _children() -> list[int]:
     listing = Path(f"/proc/self/task/{os.getpid()}/children")
     return [int(pid) for pid in listing.read_text().split()] if listing.exists() else []
@@ -197,8 +228,7 @@ def _execute(argv: list[str]) -> NoReturn:
     try:
         os.execvp(argv[0], argv)  # noqa: S606 (no shell on purpose: arguments arrive as they are)
     except OSError as error:
-        print(f"metta sweep: cannot run {argv[0]!r}: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
-        os._exit(127)
+        raise OSError(error.errno, error.strerror, argv[0]) from None
 
 
 def main(descriptor: int) -> None:

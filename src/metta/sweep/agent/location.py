@@ -22,6 +22,11 @@ def address_file(directory: str) -> Path:
     return Path(directory) / "agent.json"
 
 
+def spool_file(directory: str) -> Path:
+    """Where the agent keeps what the store has not taken yet; the lock on the address file keeps two from one spool."""
+    return address_file(directory).with_suffix(".spool")
+
+
 def read_address(directory: str) -> AgentAddress | None:
     """The agent that was there last, dead or alive; None when there never was one."""
     try:

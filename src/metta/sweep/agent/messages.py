@@ -8,6 +8,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from metta.sweep.agent.failures import Verdict
+from metta.sweep.checkpoints import Damaged
+from metta.sweep.model.events import CheckpointSaved
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import Target
 from metta.sweep.session import RunContext
@@ -59,11 +62,18 @@ class Report(_Message, frozen=True, kw_only=True, tag="report"):
     error: str | None = None
 
 
+class KeepCheckpoint(_Message, frozen=True, kw_only=True, tag="keep_checkpoint"):
+    """A job's checkpoint, from `metta sweep checkpoint` in one of its processes; it is in the run's folder."""
+
+    job_id: str
+    saved: CheckpointSaved
+
+
 class Leave(_Message, frozen=True, kw_only=True, tag="leave"):
     """The controller needs the agent no more: end as soon as nothing runs."""
 
 
-Request: TypeAlias = Dispatch | AskStanding | AskHeld | Cancel | Report | Leave
+Request: TypeAlias = Dispatch | AskStanding | AskHeld | Cancel | Report | KeepCheckpoint | Leave
 
 
 class Reply(_Message, frozen=True, kw_only=True):
@@ -125,13 +135,20 @@ class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
 
 
 class SpawnFailed(_Message, frozen=True, kw_only=True, tag="spawn_failed"):
-    """There is no process: out of process ids, memory, or the log cannot be written."""
+    """There is no process: out of process ids or memory."""
 
     key: str
-    error: str
+    verdict: Verdict
 
 
-ForkReply: TypeAlias = Spawned | Exited | SpawnFailed
+class SetupFailed(_Message, frozen=True, kw_only=True, tag="setup_failed"):
+    """The process cannot do its work: no such program, or its log cannot be written. Comes before its Exited."""
+
+    key: str
+    verdict: Verdict
+
+
+ForkReply: TypeAlias = Spawned | Exited | SpawnFailed | SetupFailed
 
 
 # ------------------------------------------------------------------------------------------------ agent <-> a job
@@ -157,10 +174,11 @@ class Measured(_Message, frozen=True, kw_only=True, tag="measured"):
 class Finished(_Message, frozen=True, kw_only=True, tag="finished"):
     """The function returned, or failed."""
 
-    error: str | None = None
+    verdict: Verdict
 
 
-JobMessage: TypeAlias = Measured | Finished
+#: CheckpointSaved is an event as it will be in the log: by the time it is sent, the checkpoint is on the disk.
+JobMessage: TypeAlias = Measured | CheckpointSaved | Damaged | Finished
 
 
 def lines_of(connection: socket.socket) -> Iterator[bytes]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
-from metta.sweep.errors import InvalidTransition, StoreError
+from metta.sweep.errors import StoreError
 from metta.sweep.model.events import Body, Event, new_event
-from metta.sweep.protocols import Clock, Store
+from metta.sweep.protocols import Clock
+from metta.sweep.stores.spooled import SpooledStore
 
 logger = logging.getLogger(__name__)
 
-#: Between two attempts at a store that is away.
-_RETRY_S = 1.0
-_LARGEST_BATCH = 500
+#: Between two attempts at a store that is away: the first pause, and the longest.
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+#: When the store takes nothing for so long, because it is away or does not answer, what waits is saved.
+_PATIENCE_S = 0.5
 
 
 class Recorder:
@@ -29,62 +32,77 @@ class Recorder:
     """
 
     def __init__(
-        self, store: Store, sweep_id: str, actor: str, clock: Clock, on_refused: Callable[[Event], None]
+        self, store: SpooledStore, sweep_id: str, actor: str, clock: Clock, on_refused: Callable[[Event], None]
     ) -> None:
         self._store = store
         self._sweep_id = sweep_id
         self._actor = actor
         self._clock = clock
         self._on_refused = on_refused
-        self._queue: list[Event] = []
         self._added = asyncio.Event()
-        self._written = asyncio.Event()
-        self._written.set()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._deliveries = 0
 
     @property
     def busy(self) -> bool:
         """Whether events wait to be written."""
-        return not self._written.is_set()
+        return self._store.pending
+
+    @property
+    def unsaved(self) -> int:
+        """How many of them would be lost if the agent ended now."""
+        return self._store.unsaved
 
     def add(self, body: Body, *, run_id: str, job_id: str) -> None:
         """Queue an event, stamped now."""
-        self._queue.append(
-            new_event(
-                body, sweep_id=self._sweep_id, at=self._clock.now(), actor=self._actor, run_id=run_id, job_id=job_id
-            )
+        event = new_event(
+            body, sweep_id=self._sweep_id, at=self._clock.now(), actor=self._actor, run_id=run_id, job_id=job_id
         )
-        self._written.clear()
+        self._store.append([event])
+        self._settled.clear()
         self._added.set()
 
-    async def drain(self) -> None:
-        """Wait until everything is written."""
-        await self._written.wait()
+    async def settle(self) -> None:
+        """Wait until the store has, or has refused, everything that was added."""
+        while not self._settled.is_set():
+            await self._settled.wait()
 
     async def run(self) -> None:
         """Write for ever."""
-        while True:
-            await self._added.wait()
-            self._added.clear()
-            while self._queue:
-                batch = self._queue[:_LARGEST_BATCH]
-                await self._write(batch)
-                del self._queue[: len(batch)]
-            self._written.set()
+        await asyncio.gather(self._deliver(), self._save())
 
-    async def _write(self, batch: list[Event]) -> None:
+    async def finish(self) -> None:
+        """Write what is left, if the store can be reached; else it stays on the disk for the next agent."""
+        await asyncio.to_thread(self._store.save)
+        with suppress(StoreError):
+            while self._store.pending:
+                await asyncio.to_thread(self._store.deliver)
+        if self.unsaved:
+            logger.error("%d events are lost: neither the store nor the spool could be written", self.unsaved)
+
+    async def _deliver(self) -> None:
+        pause_s = _SHORTEST_PAUSE_S
         while True:
+            if not self._store.pending:
+                self._added.clear()
+                await self._added.wait()
             try:
-                await asyncio.to_thread(self._store.append, batch)
-                return
-            except InvalidTransition as error:
-                if len(batch) == 1:
-                    logger.warning("the store refused %s: %s", batch[0].type, error)
-                    self._on_refused(batch[0])
-                    return
-                # One of them does not fit: the others must not suffer for it.
-                for event in batch:
-                    await self._write([event])
-                return
-            except StoreError as error:
-                logger.warning("the store is away, trying again: %s", error)
-                await asyncio.sleep(_RETRY_S)
+                refused = await asyncio.to_thread(self._store.deliver)
+            except StoreError:  # the store has said so in the log
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                continue
+            pause_s = _SHORTEST_PAUSE_S
+            self._deliveries += 1
+            for event in refused:
+                self._on_refused(event)
+            if not self._store.pending:
+                self._settled.set()
+
+    async def _save(self) -> None:
+        while True:
+            before = self._deliveries
+            await asyncio.sleep(_PATIENCE_S)
+            if self._store.unsaved and self._deliveries == before:
+                await asyncio.to_thread(self._store.save)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from metta.sweep.agent import failures
 from metta.sweep.agent.command import MetricsTail
-from metta.sweep.agent.messages import Exited, Finished
+from metta.sweep.agent.failures import Verdict, oom_kills
+from metta.sweep.agent.messages import Assignment, Exited, Finished, encode_line
 from metta.sweep.model.events import JobExited
 from metta.sweep.model.run import JobDefinition, Outcome
+
+logger = logging.getLogger(__name__)
 
 #: How much of a log's end is searched for the last line of a command that failed.
 _TAIL_BYTES = 4096
@@ -24,30 +28,47 @@ class Job:
         self.definition = definition
         self.log = log
         self.gpus: tuple[str, ...] = ()
-        self.started_at: float | None = None
+        #: When its process began, by the monotonic clock: a clock that is set would falsify what it costs.
+        self.began: float | None = None
         #: How it ends because we made it end, and why.
-        self.verdict: tuple[Outcome, str] | None = None
+        self.verdict: Verdict | None = None
         self.finished: Finished | None = None
         self.tail: MetricsTail | None = None
         self.timers: list[asyncio.TimerHandle] = []
+        #: The most that all its processes were seen to use together, where that is watched.
+        self.memory_peak = 0
+        self._oom_kills = 0
 
     @property
     def job_id(self) -> str:
         """The id in the log."""
         return self.definition.job_id
 
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that its processes may use together."""
+        limit = self.definition.resources.memory_gb
+        return None if limit is None else int(limit * (1 << 30))
+
+    def begin(self, now: float) -> None:
+        """Its process exists."""
+        self.began = now
+        self._oom_kills = oom_kills()
+
     def end(self, exited: Exited | None, now: float) -> JobExited:
         """The event that tells how it ended; `exited` is None when its process goes on to other jobs."""
         self.forget()
-        outcome, error = self._outcome(exited)
+        verdict = self._verdict(exited)
         return JobExited(
-            outcome=outcome,
-            error=error,
-            seconds=max(0.0, now - self.started_at) if self.started_at is not None else 0.0,
+            outcome=verdict.outcome,
+            error=verdict.error,
+            failure=verdict.failure,
+            signature=verdict.signature,
+            seconds=now - self.began if self.began is not None else 0.0,
             exit_code=exited.exit_code if exited else None,
             signal=exited.signal if exited else None,
             cpu_seconds=exited.cpu_seconds if exited else None,
-            memory_peak_bytes=exited.memory_peak_bytes if exited else None,
+            memory_peak_bytes=max(self.memory_peak, exited.memory_peak_bytes if exited else 0) or None,
         )
 
     def forget(self) -> None:
@@ -55,19 +76,23 @@ class Job:
         for timer in self.timers:
             timer.cancel()
 
-    def _outcome(self, exited: Exited | None) -> tuple[Outcome, str | None]:
+    def _verdict(self, exited: Exited | None) -> Verdict:
         if self.verdict is not None:
             return self.verdict
+        verdict = self._own_verdict(exited)
+        if failures.tells_of_a_kill(verdict) and oom_kills() > self._oom_kills:
+            return failures.killed_for_memory(verdict)
+        return verdict
+
+    def _own_verdict(self, exited: Exited | None) -> Verdict:
         if self.finished is not None:
             # A crash after the result was delivered, in some library's teardown, changes nothing about it.
-            return (Outcome.FAILED, self.finished.error) if self.finished.error else (Outcome.SUCCEEDED, None)
+            return self.finished.verdict
         assert exited is not None
-        if exited.signal is not None:
-            name = signal.Signals(exited.signal).name
-            return Outcome.KILLED, f"{name} (signal {exited.signal})"
         if exited.exit_code == 0 and self.tail is not None:
-            return Outcome.SUCCEEDED, None
-        return Outcome.FAILED, f"exited with code {exited.exit_code}{self._last_line()}"
+            return Verdict(Outcome.SUCCEEDED)
+        is_command = self.tail is not None
+        return failures.of_exit(exited.exit_code, exited.signal, self._last_line(), is_command=is_command)
 
     def _last_line(self) -> str:
         try:
@@ -76,8 +101,7 @@ class Job:
                 lines = stream.read().decode(errors="replace").split("\n")
         except OSError:
             return ""
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f": {last:.200}" if last else ""
+        return next((f"{line.strip():.200}" for line in reversed(lines) if line.strip()), "")
 
 
 class Worker:
@@ -90,6 +114,18 @@ class Worker:
         #: Our end of the socket to it; None for commands.
         self.link = link
         self._received = b""
+
+    def assign(self, assignment: Assignment) -> None:
+        """Give it its job."""
+        assert self.link is not None
+        # The socket is non-blocking for the loop's sake, but an assignment has to be written whole.
+        self.link.setblocking(True)
+        try:
+            self.link.sendall(encode_line(assignment))
+        except ConnectionError:
+            logger.warning("worker %s was gone before it could be given %s", self.key, assignment.context.job_id)
+        finally:
+            self.link.setblocking(False)
 
     def receive(self, handle: Callable[[bytes], None]) -> bool:
         """Hand over all complete lines that have arrived; False when the other end is closed."""

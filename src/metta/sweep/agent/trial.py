@@ -7,20 +7,21 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
 from metta.sweep import session
+from metta.sweep.agent import failures
+from metta.sweep.agent.failures import Verdict
 from metta.sweep.agent.messages import Assignment, Finished, Measured, encode_line, lines_of
 from metta.sweep.agent.targets import load_function
-from metta.sweep.errors import MetricError, TargetError
+from metta.sweep.errors import MetricError
+from metta.sweep.model.run import Outcome
 from metta.sweep.model.sweep import CommandTarget
 
 _decode = msgspec.json.Decoder(Assignment).decode
-#: Of what went wrong: exceptions may quote a whole tensor, and all of it is in the run's log.
-_LONGEST_REASON = 1000
 
 
 def serve(link: socket.socket, *, reuse: bool) -> None:
@@ -28,14 +29,11 @@ def serve(link: socket.socket, *, reuse: bool) -> None:
     process_id = os.getpid()
     for line in lines_of(link):
         assignment = _decode(line)
-        if reuse:
-            redirect_output(assignment.log)
-        os.environ.update(assignment.env)
-        error = _perform(assignment, link)
+        verdict = _perform(assignment, link, reuse=reuse)
         _flush()
         if os.getpid() != process_id:
             os._exit(0)  # a child that the function forked has come back from it; the result is the parent's to tell
-        link.sendall(encode_line(Finished(error=error)))
+        link.sendall(encode_line(Finished(verdict=verdict)))
         if not reuse:
             return
 
@@ -59,15 +57,23 @@ def _flush() -> None:
             continue
 
 
-def _perform(assignment: Assignment, link: socket.socket) -> str | None:
-    """Run the function; returns what went wrong, in one line."""
-    error = _call(assignment, link)
-    return error and f"{' '.join(error.split()):.{_LONGEST_REASON}}"
+def _perform(assignment: Assignment, link: socket.socket, *, reuse: bool) -> Verdict:
+    if reuse:
+        try:
+            redirect_output(assignment.log)
+        except OSError as error:
+            return failures.of_start(error)
+    os.environ.update(assignment.env)
+    return _call(assignment, link)
 
 
-def _call(assignment: Assignment, link: socket.socket) -> str | None:
+def _call(assignment: Assignment, link: socket.socket) -> Verdict:
     assert not isinstance(assignment.target, CommandTarget)
-    current = session.Session(assignment.context, lambda metrics: link.sendall(encode_line(Measured(metrics=metrics))))
+    current = session.Session(
+        assignment.context,
+        lambda metrics: link.sendall(encode_line(Measured(metrics=metrics))),
+        lambda note: link.sendall(encode_line(note)),
+    )
     session.enter(current)
     process_id = os.getpid()
     try:
@@ -75,18 +81,14 @@ def _call(assignment: Assignment, link: socket.socket) -> str | None:
         result = function(session.RunConfig.of(assignment.config))
         if os.getpid() == process_id:
             _report_result(current, assignment.target.name, result)
-    except SystemExit as error:
-        traceback.print_exc()
-        return f"called sys.exit({'' if error.code is None else repr(error.code)}) before it returned"
-    except (MetricError, TargetError) as error:
-        traceback.print_exc()
-        return str(error)
     except BaseException as error:  # noqa: BLE001 (whatever ends the user's code is the run's failure)
-        traceback.print_exc()
-        return f"{type(error).__name__}: {error}{_place(error.__traceback__)}"
+        # The log may be on the disk whose being full is the failure.
+        with suppress(OSError, ValueError):
+            traceback.print_exc()
+        return failures.of_exception(error)
     finally:
         session.enter(None)
-    return None if current.error is None else str(current.error)
+    return Verdict(Outcome.SUCCEEDED) if current.error is None else failures.of_exception(current.error)
 
 
 def _report_result(current: session.Session, name: str, result: object) -> None:
@@ -97,9 +99,3 @@ def _report_result(current: session.Session, name: str, result: object) -> None:
             f"{name}() returned {type(result).__name__} {result!r:.80}; return a dict of metrics, or nothing"
         )
     current.report(result)
-
-
-def _place(trace: TracebackType | None) -> str:
-    """Where in the user's code it happened."""
-    frames = traceback.extract_tb(trace)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

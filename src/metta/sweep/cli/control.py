@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from typing import Annotated
 
-import msgspec
 import typer
 
-from metta.sweep.agent.messages import JOB_VARIABLE, SOCKET_VARIABLE, Reply, Report, encode_line
+from metta.sweep.agent.client import ask_agent
+from metta.sweep.agent.messages import JOB_VARIABLE, SOCKET_VARIABLE, Report
 from metta.sweep.cli.options import JsonOption, RequiredSweepArgument, StoreOption
-from metta.sweep.errors import ConfigError, DispatchError, MetricError
+from metta.sweep.errors import ConfigError, MetricError
 from metta.sweep.model.metrics import checked
 from metta.sweep.stores import open_store, store_url
-
-_ANSWER_TIMEOUT_S = 30.0
 
 
 def register(app: typer.Typer) -> None:
@@ -130,10 +127,10 @@ def report(
         message = Report(job_id=job_id or "", metrics=_parse(metrics))
     except MetricError as error:
         if address:
-            _send(address, Report(job_id=job_id or "", error=str(error)))
+            ask_agent(address, Report(job_id=job_id or "", error=str(error)))
         raise
     if address:
-        _send(address, message)
+        ask_agent(address, message)
     else:
         _say("not in a sweep: nothing to report to")
 
@@ -149,17 +146,3 @@ def _parse(pairs: list[str]) -> dict[str, float]:
         except ValueError:
             raise MetricError(f"metric {name!r} must be a number, got {text!r}") from None
     return checked(values)
-
-
-def _send(address: str, message: Report) -> None:
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_ANSWER_TIMEOUT_S)
-            connection.connect(address)
-            connection.sendall(encode_line(message))
-            line = connection.makefile("rb").readline()
-    except OSError as error:
-        raise DispatchError(f"the sweep's agent does not answer at {address}: {error}") from error
-    reply = msgspec.json.decode(line, type=Reply)
-    if reply.error is not None:
-        raise DispatchError(reply.error)

@@ -33,7 +33,7 @@ def run_shape(run: RunInfo) -> dict[str, Any]:
 
 
 def run_detail_shape(run: RunInfo, events: Sequence[Event]) -> dict[str, Any]:
-    """One run with its jobs, as in `show --json`."""
+    """One run with its jobs and checkpoints, as in `show --json`."""
     jobs = [
         {
             **msgspec.to_builtins(job),
@@ -41,7 +41,17 @@ def run_detail_shape(run: RunInfo, events: Sequence[Event]) -> dict[str, Any]:
         }
         for job in run.jobs
     ]
-    return {**run_shape(run), "reports": run.reports, "reasons": reasons_of(events), "jobs": jobs}
+    checkpoints = [
+        {**msgspec.to_builtins(checkpoint), "score": checkpoint.score, "at": moment(checkpoint.at)}
+        for checkpoint in run.checkpoints
+    ]
+    return {
+        **run_shape(run),
+        "reports": run.reports,
+        "reasons": reasons_of(events),
+        "jobs": jobs,
+        "checkpoints": checkpoints,
+    }
 
 
 def sweep_shape(sweep: SweepMetadata, best: RunInfo | None, *, now: float, controlled: bool) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 
 from metta.sweep import registry
 from metta.sweep.controller import lease as leases
+from metta.sweep.controller.backups import AutomaticBackups
 from metta.sweep.controller.decide import Decision, Policy, decide, jobs_to_dispatch, open_jobs, revive
 from metta.sweep.controller.retries import dispatch_delay_s, may_dispatch, next_deadline
 from metta.sweep.controller.revisions import resume_sweep
+from metta.sweep.controller.validator import StateValidator
 from metta.sweep.errors import DispatchError, InvalidTransition, NotFoundError, StoreAwayError, SweepError
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
@@ -27,7 +29,7 @@ from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Placement,
 
 #: With nothing to do, look around this often: for signals, lost jobs, limits of time.
 _IDLE_S = 0.5
-#: How often the dispatcher is asked for the jobs it knows.
+#: How often the dispatcher is asked for the jobs it knows, and the state looked through.
 _STANDING_EVERY_S = 1.0
 #: How often it is asked for jobs of which the log knows nothing.
 _STRAYS_EVERY_S = 10.0
@@ -97,6 +99,8 @@ class SweepController:
         self._renew_at = clock.monotonic() + leases.RENEW_AFTER_S
         self._config = self.state.sweep.config
         self._policy = policy_of(self._config)
+        self._validator = StateValidator()
+        self._backups = AutomaticBackups(store.url, clock)
         #: Jobs that this controller gave to the dispatcher; those whose dispatch is not yet in the log.
         self._handed_over: set[str] = set()
         self._unlogged: list[Decision] = []
@@ -195,7 +199,7 @@ class SweepController:
         self._renew_lease(now)
         self._catch_up()
         try:
-            self._record_losses()
+            self._look_around(now)
             self._considered = self.state.seq
             decisions = decide(
                 self.state,
@@ -219,6 +223,7 @@ class SweepController:
             self._dispatch(now)
         self._cancel()
         self._cancel_strays()
+        self._backups.tend(self._config)
 
     def _renew_lease(self, now: float) -> None:
         if self._clock.monotonic() >= self._renew_at:
@@ -262,10 +267,15 @@ class SweepController:
         if events and self._observer is not None:
             self._observer(self.state, events)
 
+    def _look_around(self, now: float) -> None:
+        """Now and then: which jobs are lost, and is all that the log says of the others sound."""
+        if self._clock.monotonic() >= self._standing_at:
+            self._standing_at = self._clock.monotonic() + _STANDING_EVERY_S
+            self._record_losses()
+            issues = self._validator.check_unfinished(self.state, now=now)
+            self._append([decision for issue in issues for decision in issue.repairs])
+
     def _record_losses(self) -> None:
-        if self._clock.monotonic() < self._standing_at:
-            return
-        self._standing_at = self._clock.monotonic() + _STANDING_EVERY_S
         still_open = set(open_jobs(self.state))
         dispatched = still_open - {job.job_id for job in jobs_to_dispatch(self.state)}
         known = dispatched | (self._handed_over & still_open)

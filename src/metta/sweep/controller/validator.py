@@ -75,7 +75,7 @@ class StateValidator(msgspec.Struct, frozen=True, kw_only=True):
         state: SweepState,
         *,
         now: float,
-        heartbeats: Iterable[Heartbeat] = (),
+        heartbeats: Iterable[Heartbeat] | None = None,
         held: Sequence[str] | None = None,
         controlled: bool,
     ) -> list[Issue]:
@@ -84,7 +84,7 @@ class StateValidator(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             state: The fold of its log.
             now: Seconds since the epoch.
-            heartbeats: The last sign of life of each agent.
+            heartbeats: The last sign of life of each agent; None where they are not known, so that no job is lost.
             held: Ids of all jobs that the dispatcher runs, keeps waiting or has not yet reported the end of, as it said
                 before the state was read; None where it could not be asked.
             controlled: Whether a controller is at work.
@@ -99,7 +99,7 @@ class StateValidator(msgspec.Struct, frozen=True, kw_only=True):
         state: SweepState,
         *,
         now: float,
-        heartbeats: Iterable[Heartbeat] = (),
+        heartbeats: Iterable[Heartbeat] | None = None,
         held: Sequence[str] | None = None,
         controlled: bool = True,
     ) -> list[Issue]:
@@ -118,14 +118,14 @@ class _World:
         state: SweepState,
         *,
         now: float,
-        heartbeats: Iterable[Heartbeat],
+        heartbeats: Iterable[Heartbeat] | None,
         held: Sequence[str] | None,
         controlled: bool,
     ) -> None:
         self._limits = limits
         self._state = state
         self._now = now
-        self._beats = {beat.host: beat.at for beat in heartbeats}
+        self._beats = None if heartbeats is None else {beat.host: beat.at for beat in heartbeats}
         self._held = None if held is None else frozenset(held)
         self._controlled = controlled
         self._is_paused = state.sweep.status is SweepStatus.PAUSED
@@ -185,6 +185,8 @@ class _World:
 
         Where nobody can be asked, only a long silence counts: an agent may have lost the way to the store alone.
         """
+        if self._beats is None:
+            return
         known_since = job.granted_at if job.started_at is None else job.started_at
         silent_s = self._now - max(self._beats.get(job.host or "", known_since), known_since)
         if silent_s <= self._limits.heartbeat_within_s:
@@ -241,7 +243,7 @@ class _World:
                     early.setdefault(job.host or "unknown", []).append(job.granted_at - job.started_at)
         for host, times in sorted(early.items()):
             yield _clock(f"{len(times)} jobs on {host} started before they were granted, up to {max(times):.0f} s")
-        for host, at in sorted(self._beats.items()):
+        for host, at in sorted((self._beats or {}).items()):
             if (ahead_s := at - self._now) > self._limits.clock_tolerance_s:
                 yield _clock(f"the clock of {host} is {ahead_s:.0f} s ahead of this machine's")
 

@@ -16,7 +16,7 @@ import msgspec
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.agent import HEARTBEAT_EVERY_S
 from metta.sweep.agent.gpus import visible_gpus
-from metta.sweep.agent.location import read_address
+from metta.sweep.agent.location import address_file, read_address
 from metta.sweep.errors import DispatchError
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import SweepConfig
@@ -71,9 +71,15 @@ class LocalDispatcher:
 
     def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
         """See `Dispatcher.standing`."""
-        if self._connection is None and not self._connect():
-            return dict.fromkeys(job_ids, Standing.LOST)
         try:
+            if self._connection is None and not self._connect():
+                if not self._has_legacy():
+                    elsewhere = self._at_work_elsewhere(job_ids)
+                    return {job_id: Standing.UNKNOWN if job_id in elsewhere else Standing.LOST for job_id in job_ids}
+                try:
+                    self._start_agent()
+                except DispatchError:
+                    return dict.fromkeys(job_ids, Standing.UNKNOWN)
             known = set(self._ask(msg.AskStanding(job_ids=list(job_ids))).known)
         except DispatchError:
             # It died, which the next call finds out by failing to connect, or it hangs.
@@ -81,16 +87,36 @@ class LocalDispatcher:
             return dict.fromkeys(job_ids, Standing.UNKNOWN)
         return {job_id: Standing.KNOWN if job_id in known else Standing.LOST for job_id in job_ids}
 
+    def _at_work_elsewhere(self, job_ids: Sequence[str]) -> set[str]:
+        """Jobs that controllers on other machines have started there, where an agent still shows signs of life."""
+        here, now = socket.gethostname(), self._clock.now()
+        beats = self._store.fetch_heartbeats(self._sweep_id)
+        alive = {beat.host for beat in beats if beat.host != here and abs(now - beat.at) < _HUNG_AFTER_S}
+        if not alive:
+            return set()
+        run_ids = {job_id.partition(".")[0] for job_id in job_ids}
+        jobs = (run.open_job for run in self._store.fetch_runs(self._sweep_id, run_ids=run_ids))
+        return {job.job_id for job in jobs if job is not None and job.host in alive}
+
     def held(self) -> list[str]:
-        """See `Dispatcher.held`."""
-        if self._connection is None and not self._connect():
-            return []
-        return self._ask(msg.AskHeld()).known
+        """See `Dispatcher.held`: none when the agent is gone, and its jobs with it.
+
+        Raises:
+            DispatchError: there is an agent, and it does not answer.
+        """
+        while self._connection is not None or self._connect():
+            try:
+                return self._ask(msg.AskHeld()).known
+            except DispatchError as error:
+                # It ended, or is ending; is there another one?
+                if not isinstance(error.__cause__, ConnectionError):
+                    raise
+        return []
 
     def cancel(self, job_ids: Sequence[str], outcome: Outcome, reason: str) -> None:
         """See `Dispatcher.cancel`."""
-        if self._connection is not None or self._connect():
-            with suppress(DispatchError):  # whatever became of the agent, the next `standing` tells
+        with suppress(DispatchError):  # whatever became of the agent, the next `standing` tells
+            if self._connection is not None or self._connect():
                 self._ask(msg.Cancel(job_ids=list(job_ids), outcome=outcome, reason=reason))
 
     def close(self) -> None:
@@ -103,17 +129,20 @@ class LocalDispatcher:
     # ----------------------------------------------------------------------------------------------- connection
 
     def _connect(self) -> bool:
+        """Whether there is an agent.
+
+        Raises:
+            DispatchError: that cannot be told: it has no ear left for us, or we no more files to open.
+        """
         address = read_address(self._config.directory)
         if address is None:
             return False
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(_ANSWER_TIMEOUT_S)
         try:
-            connection.connect(address.socket)
-        except OSError:
-            connection.close()
-            return False
-        self._connection = connection
+            self._connection = _connected(address.socket)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False  # nobody listens there
+        except OSError as error:
+            raise DispatchError(f"the agent of sweep {self._sweep_id} cannot be reached: {error}") from error
         self._received = b""
         return True
 
@@ -141,8 +170,8 @@ class LocalDispatcher:
 
     def _start_agent(self) -> None:
         log = Path(self._config.directory) / "agent.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         try:
+            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
                 # Returns when the agent is ready to be talked to.
                 subprocess.run(
@@ -157,11 +186,23 @@ class LocalDispatcher:
                     timeout=_START_TIMEOUT_S,
                     check=True,
                 )
+        except OSError as error:
+            raise DispatchError(f"the agent cannot be started: {error}") from error
         except subprocess.SubprocessError as error:
             last = log.read_text(errors="replace").strip().rsplit("\n", 1)[-1]
             raise DispatchError(f"the agent did not start: {last:.300}; all that it said is in {log}") from error
         if not self._connect():
             raise DispatchError(f"the agent ended right after it had started; what it said is in {log}")
+
+    def _has_legacy(self) -> bool:
+        """Whether an agent that died left events that the store does not have: its jobs' results, it may be.
+
+        The next agent delivers them before it answers.
+        """
+        spool = address_file(self._config.directory).with_suffix(".spool")
+        with suppress(FileNotFoundError):
+            return spool.stat().st_size > 0
+        return False
 
     def _kill_hung_agent(self) -> None:
         address = read_address(self._config.directory)
@@ -169,3 +210,14 @@ class LocalDispatcher:
         if beats and self._clock.now() - beats[0].at > _HUNG_AFTER_S and beats[0].host == socket.gethostname():
             with suppress(ProcessLookupError):
                 os.kill(beats[0].pid, signal.SIGKILL)
+
+
+def _connected(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_ANSWER_TIMEOUT_S)
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection

@@ -311,6 +311,6 @@ def new_event(
 
 
 def reasons_of(events: Iterable[Event]) -> list[str]:
-    """Why a run was created and its jobs started, as the deciders said it, each reason once."""
-    bodies = [event.body for event in events if isinstance(event.body, RunCreated | JobGranted)]
+    """Why a run was created, its jobs started, and where, as the deciders said it, each reason once."""
+    bodies = [event.body for event in events if isinstance(event.body, RunCreated | JobGranted | JobDispatched)]
     return list(dict.fromkeys(reason for body in bodies for reason in body.reasons))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from metta.sweep.model.dispatching import LOCAL, Dispatching
 from metta.sweep.model.run import JobStatus, JobType, Resources, RetryPolicy
 from metta.sweep.model.space import SearchSpace
 
@@ -120,6 +121,8 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     #: Hours between automatic backups of an SQLite store, and how many of them are kept.
     backup_hours: float | None = None
     backups: int = 3
+    #: Where jobs run.
+    dispatcher: Dispatching = LOCAL
     #: Absolute folder for logs and the trials' own files.
     directory: str
     #: Absolute folder in which jobs run.

@@ -25,7 +25,10 @@ _SCRIPT = """echo run >> executions; while [ ! -e go ]; do sleep 0.01; done; ech
 
 
 class DispatcherContract:
-    """The guarantees of `protocols.Dispatcher`. Subclass it with a `store` fixture and a `dispatcher` method."""
+    """The guarantees of `protocols.Dispatcher`. Subclass it with a `store` fixture and a `dispatcher` method.
+
+    The dispatcher has to have room for three jobs.
+    """
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
@@ -38,7 +41,7 @@ class DispatcherContract:
 
     @pytest.fixture
     def config(self, store: Store, tmp_path: Path) -> SweepConfig:
-        """A sweep of one job in the store, in a folder of its own."""
+        """A sweep in the store, in a folder of its own."""
         files = tmp_path / "files"
         files.mkdir()
         config = msgspec.structs.replace(
@@ -66,6 +69,23 @@ class DispatcherContract:
         first.close()
         second.close()
 
+    def test_each_job_taken_is_named_also_when_it_was_taken_before(
+        self, store: Store, config: SweepConfig, tmp_path: Path
+    ) -> None:
+        jobs = [grant(store, index) for index in range(3)]
+        job_ids = {job.job_id for job in jobs}
+        first, second = self.dispatcher(store, config), self.dispatcher(store, config)
+        placements = first.dispatch(jobs[:2])
+        assert placements.keys() == {job.job_id for job in jobs[:2]}
+        assert all(placement.dispatcher for placement in placements.values())
+        assert second.dispatch(jobs).keys() == job_ids
+        (tmp_path / "go").touch()
+        wait_until(lambda: all(run.jobs[-1].state is JobState.EXITED for run in store.fetch_runs(SWEEP)))
+        assert second.dispatch(jobs).keys() == job_ids
+        assert (tmp_path / "executions").read_text().split() == ["run"] * 3
+        first.close()
+        second.close()
+
     # ---------------------------------------------------------------------------------- 2. an unknown job is lost
 
     def test_a_job_that_nobody_knows_is_lost(self, store: Store, config: SweepConfig) -> None:
@@ -87,6 +107,35 @@ class DispatcherContract:
         assert second.standing([job.job_id]) == {job.job_id: Standing.KNOWN}
         (tmp_path / "go").touch()
         wait_until(lambda: the_run(store).status is JobStatus.TRAINING_DONE_NO_EVAL)
+        second.close()
+
+    def test_a_job_is_held_until_it_ends(self, store: Store, config: SweepConfig, tmp_path: Path) -> None:
+        dispatcher = self.dispatcher(store, config)
+        assert dispatcher.held() == []
+        job = grant(store)
+        dispatcher.dispatch([job])
+        assert dispatcher.held() == [job.job_id]
+        (tmp_path / "go").touch()
+        wait_until(lambda: the_run(store).jobs[-1].state is JobState.EXITED)
+        wait_until(lambda: dispatcher.held() == [])
+        dispatcher.close()
+
+    def test_a_job_that_the_log_has_given_up_is_found_by_whoever_comes_next(
+        self, store: Store, config: SweepConfig
+    ) -> None:
+        job = grant(store)
+        first = self.dispatcher(store, config)
+        first.dispatch([job])
+        wait_until(lambda: the_run(store).jobs[-1].state is JobState.RUNNING)
+        lost = ev.JobLost(reason="nobody knew it")
+        store.append(
+            [new_event(lost, sweep_id=SWEEP, at=time.time(), actor="test", run_id=job.run_id, job_id=job.job_id)]
+        )
+        first.close()
+        second = self.dispatcher(store, config)
+        assert second.held() == [job.job_id]
+        second.cancel([job.job_id], Outcome.CANCELLED, "given up")
+        wait_until(lambda: second.held() == [])
         second.close()
 
     # ---------------------------------------------------------------- 4. what happens to a job is written to the store
@@ -117,13 +166,13 @@ class DispatcherContract:
         dispatcher.close()
 
 
-def grant(store: Store) -> JobDefinition:
-    """Create the sweep's first run and grant its training."""
-    run_id = ids.run_id(SWEEP, 0)
+def grant(store: Store, index: int = 0) -> JobDefinition:
+    """Create the sweep's run of that index and grant its training."""
+    run_id = ids.run_id(SWEEP, index)
     job_id = ids.job_id(run_id, JobType.TRAIN, 1)
     config = sweep_config().search_space.decode([0.5] * len(sweep_config().search_space.dimensions))
     bodies: list[tuple[ev.Body, str | None]] = [
-        (ev.RunCreated(index=0, config=config), None),
+        (ev.RunCreated(index=index, config=config), None),
         (ev.JobGranted(job_type=JobType.TRAIN, attempt=1), job_id),
     ]
     store.append(

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 import pytest
 from msgspec.structs import replace
 
-from metta.sweep.errors import FencedError, InvalidTransition, LeaseHeldError, NameTakenError
+from metta.sweep.errors import FencedError, InvalidTransition, LeaseHeldError, NameTakenError, StaleWriteError
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event, new_event
@@ -160,6 +160,28 @@ class StoreContract:
         with self.reopened(store) as other:
             assert contents(other) == contents(store)
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_rebuilding_projections_that_are_right_changes_nothing(self, store: Store, seed: int) -> None:
+        store.append(random_history(seed))
+        store.append([sweep_created("other", name="other"), *run_events(0, sweep_id="other")])
+        store.acquire_lease(SWEEP, "first", now=100.0, ttl_s=30.0)
+        before, lease = contents(store), store.fetch_lease(SWEEP)
+        assert store.projection_differences(SWEEP) == []
+        store.rebuild(SWEEP)
+        assert (contents(store), store.fetch_lease(SWEEP)) == (before, lease)
+        assert store.projection_differences(SWEEP) == store.projection_differences("other") == []
+
+    def test_a_rebuilt_sweep_takes_events_as_before(self, store: Store) -> None:
+        store.append([sweep_created(), *run_events(0)[:4]])
+        store.rebuild(SWEEP)
+        store.append([*run_events(0)[4:], *run_events(1)])
+        projections_equal_fold(store)
+
+    def test_an_unknown_sweep_has_nothing_to_rebuild(self, store: Store) -> None:
+        store.rebuild("other")
+        assert store.projection_differences("other") == []
+        assert store.fetch_sweeps() == []
+
     # --------------------------------------------- 6. any thread may call; several processes may use one store
 
     def test_threads_and_other_connections_write_without_losing_anything(self, store: Store) -> None:
@@ -174,6 +196,44 @@ class StoreContract:
                 writer.result()
         state = projections_equal_fold(store)
         assert [state.runs[ids.run_id(SWEEP, index)].reports for index in range(runs)] == [reports] * runs
+
+    # ------------------------------------------------------------------------- deciding on what was seen, and no later
+
+    def test_who_has_seen_all_events_may_write(self, store: Store) -> None:
+        store.append([sweep_created()], expected_seq=0)
+        store.append(run_events(0), expected_seq=1)
+        projections_equal_fold(store)
+
+    @pytest.mark.parametrize("seen", [0, 1, 7, 9])
+    def test_who_has_seen_other_events_writes_nothing(self, store: Store, seen: int) -> None:
+        store.append([sweep_created(), *run_events(0)])
+        before = contents(store)
+        with pytest.raises(StaleWriteError, match=rf"has 8 events, the writer had seen {seen};"):
+            store.append(run_events(1), expected_seq=seen)
+        assert contents(store) == before
+
+    def test_what_is_written_already_may_be_handed_in_again_however_much_came_after(self, store: Store) -> None:
+        appended = store.append([sweep_created(), *run_events(0)], expected_seq=0)
+        store.append(run_events(1))
+        assert store.append(appended, expected_seq=0) == appended
+        with pytest.raises(StaleWriteError):
+            store.append([*appended, *run_events(2)], expected_seq=0)
+
+    def test_of_writers_that_have_seen_the_same_one_alone_writes(self, store: Store) -> None:
+        writers = 4
+        store.append([sweep_created()])
+
+        def write(number: int) -> bool:
+            started = ev.ControllerStarted(host=f"host{number}", pid=1, fence=1, version="0")
+            try:
+                store.append([new_event(started, sweep_id=SWEEP, at=START, actor="test")], expected_seq=1)
+            except StaleWriteError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(writers) as pool:
+            assert sum(pool.map(write, range(writers))) == 1
+        assert [event.seq for event in store.read(SWEEP)] == [1, 2]
 
     # -------------------------------------------------------------------------------------------- waiting for a change
 

@@ -1,0 +1,197 @@
+"""Memory limits: what the processes of each job use together, looked at again and again, and the end of those over it.
+
+What counts is the proportional set size (PSS): memory that a job shares with others, such as the fork server's imports,
+counts to each by its share. The kernel finds it by walking all pages, 20 ms for each GiB. The resident set size costs
+nothing to read and is never less, so the walk is left for jobs that are over their limit by that measure. The peak of a
+job that never was is therefore an upper bound.
+
+What a job takes between two looks is over its limit for that long: they follow each other the faster, the less is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from metta.sweep.agent.failures import Verdict
+from metta.sweep.agent.supervision import Worker
+from metta.sweep.model.run import FailureKind, Outcome
+
+_GIB = 1 << 30
+#: Writing to fresh memory is hardly ever faster; it takes so long to use up what is left below a limit.
+_FASTEST_GROWTH = 8 * _GIB
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
+#: Walks over a job's pages take at most one part in so many of the time, unless the job has grown to its limit since.
+_WALKS_SHARE = 20
+_PAGE_BYTES = resource.getpagesize()
+
+
+class Usage(NamedTuple):
+    """What a job was found to use."""
+
+    used: int
+    #: Its processes.
+    pids: list[int]
+
+
+class MemorySampler:
+    """Finds the processes of jobs among the descendants of this process, and the memory that they use."""
+
+    def __init__(self) -> None:
+        self._root = os.getpid()
+        #: Processes that are not descended from this one. Nothing turns one of them into one of ours.
+        self._foreign: set[int] = set()
+        #: Process to leader, as of the last look: one that left its session and lost its parent is known by it.
+        self._leaders: dict[int, int] = {}
+        self._walks: dict[int, _Walk] = {}
+
+    def sample(self, limits: Mapping[int, int]) -> dict[int, Usage]:
+        """What jobs use.
+
+        Args:
+            limits: Of each job, the process that leads its session and the number of bytes it may use.
+        """
+        ours = self._descendants()
+        leaders: dict[int, int] = {}
+        for pid in ours:
+            if leader := self._leader(pid, ours, limits):
+                leaders[pid] = leader
+        self._leaders = leaders
+        self._walks = {leader: walk for leader, walk in self._walks.items() if leader in limits}
+        jobs: dict[int, list[int]] = {}
+        for pid, leader in leaders.items():
+            jobs.setdefault(leader, []).append(pid)
+        return {
+            leader: Usage(self._used(leader, pids, sum(ours[pid].resident for pid in pids), limits[leader]), pids)
+            for leader, pids in jobs.items()
+        }
+
+    def _descendants(self) -> dict[int, _Process]:
+        listed = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
+        self._foreign &= listed
+        processes = {pid: process for pid in listed - self._foreign if (process := _process(pid)) is not None}
+        ours: dict[int, _Process] = {}
+        for pid in processes:
+            ancestors, process_id = [], pid
+            while process_id != self._root and process_id not in ours and process_id in processes:
+                ancestors.append(process_id)
+                process_id = processes[process_id].parent
+            if process_id == self._root or process_id in ours:
+                ours |= {ancestor: processes[ancestor] for ancestor in ancestors}
+            elif process_id in self._foreign or process_id == 0:
+                self._foreign.update(ancestors)
+        return ours
+
+    def _leader(self, pid: int, ours: Mapping[int, _Process], limits: Mapping[int, int]) -> int | None:
+        while pid in ours:
+            if ours[pid].session in limits:
+                return ours[pid].session
+            if (before := self._leaders.get(pid)) in limits:
+                return before
+            pid = ours[pid].parent
+        return None
+
+    def _used(self, leader: int, pids: list[int], resident: int, limit: int) -> int:
+        if resident <= limit:
+            self._walks.pop(leader, None)
+            return resident
+        last = self._walks.get(leader)
+        if last is not None and time.monotonic() < last.due:
+            grown = last.used + max(0, resident - last.resident)
+            if grown <= limit:
+                return grown
+        begin = time.monotonic()
+        used = sum(map(_proportional, pids))
+        end = time.monotonic()
+        self._walks[leader] = _Walk(used=used, resident=resident, due=end + _WALKS_SHARE * (end - begin))
+        return used
+
+
+class _Process(NamedTuple):
+    parent: int
+    session: int
+    resident: int
+
+
+class _Walk(NamedTuple):
+    used: int
+    #: The resident set size at that time.
+    resident: int
+    #: Not before this time again.
+    due: float
+
+
+def _process(pid: int) -> _Process | None:
+    try:
+        content = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None  # it has ended
+    # The second field is the program's name in parentheses, which may hold anything.
+    fields = content[content.rindex(b")") + 2 :].split()
+    return _Process(parent=int(fields[1]), session=int(fields[3]), resident=int(fields[21]) * _PAGE_BYTES)
+
+
+def _proportional(pid: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    # It has ended, or the kernel does not let us look.
+    process = _process(pid)
+    return process.resident if process is not None else 0
+
+
+class MemoryLimits:
+    """Kills jobs that use more memory than they may, at once: the time to clean up is what would take the machine down.
+
+    Args:
+        workers: All processes that work on jobs, by whatever key; looked at anew each time.
+    """
+
+    def __init__(self, workers: Mapping[str, Worker]) -> None:
+        self._workers = workers
+        self._sampler = MemorySampler()
+        self._needed = asyncio.Event()
+
+    def watch(self, worker: Worker) -> None:
+        """A job has begun; without a limit it costs nothing."""
+        if worker.job is not None and worker.job.memory_limit is not None:
+            self._needed.set()
+
+    async def run(self) -> None:
+        """Watch for ever, while there is a job with a limit."""
+        while True:
+            await self._needed.wait()
+            jobs = {worker.pid: worker.job for worker in self._workers.values() if worker.pid and worker.job}
+            limits = {pid: job.memory_limit for pid, job in jobs.items() if job.memory_limit is not None}
+            if not limits:
+                self._needed.clear()
+                continue
+            usages = await asyncio.to_thread(self._sampler.sample, limits)
+            # A job that begins during the pause has all of its limit left.
+            left = min(_LONGEST_PAUSE_S * _FASTEST_GROWTH, *limits.values())
+            for pid, usage in usages.items():
+                job = jobs[pid]
+                if all(worker.job is not job for worker in self._workers.values()):
+                    continue  # it ended while we looked; a reused worker may have the next one
+                job.memory_peak = max(job.memory_peak, usage.used)
+                if usage.used > limits[pid]:
+                    if job.verdict is None and job.finished is None:
+                        reason = f"used {usage.used / _GIB:.4g} GiB, memory_gb = {limits[pid] / _GIB:g}"
+                        job.verdict = Verdict(Outcome.KILLED, reason, FailureKind.OUT_OF_MEMORY)
+                    _kill(usage.pids)
+                left = min(left, limits[pid] - usage.used)
+            await asyncio.sleep(max(_SHORTEST_PAUSE_S, left / _FASTEST_GROWTH))
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)

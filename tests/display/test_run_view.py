@@ -1,0 +1,71 @@
+"""What `metta sweep show` says of a run's checkpoints."""
+
+from __future__ import annotations
+
+import io
+
+from msgspec.structs import replace
+from rich.console import Console
+
+from metta.sweep.cli.shapes import run_detail_shape
+from metta.sweep.display.status import run_view
+from metta.sweep.model import events as ev
+from metta.sweep.model import ids
+from metta.sweep.model.events import Event
+from metta.sweep.model.state import EMPTY, fold
+from metta.sweep.testing import run_events, sweep_created
+from metta.sweep.testing.sweeps import START, SWEEP
+
+RUN = ids.run_id(SWEEP, 0)
+
+
+def history() -> list[Event]:
+    """A run that saved two checkpoints, the first of them before it had measured anything."""
+    created, *rest = [sweep_created(), *run_events(0)]
+    before, after = rest[:4], rest[4:]
+    started = before[-1]
+
+    def saved(step: int, size_bytes: int, at: float) -> Event:
+        body = ev.CheckpointSaved(step=step, path=f"checkpoints/step-{step}", sha256="ab", size_bytes=size_bytes)
+        return replace(started, id=f"saved {step}", body=body, at=at)
+
+    events = [created, *before, saved(1, 900, START), *after[:1], saved(2, 5_400_000, START + 1800), *after[1:]]
+    return [replace(event, seq=seq) for seq, event in enumerate(events, start=1)]
+
+
+def test_people_see_step_size_metric_and_age() -> None:
+    events = history()
+    state = fold(EMPTY, events)
+    screen = Console(file=io.StringIO(), width=200, color_system=None)
+    with screen.capture() as capture:
+        screen.print(run_view(state.runs[RUN], state.sweep, events, now=START + 1860))
+    lines = [" ".join(line.split()) for line in capture.get().splitlines()]
+    assert [line for line in lines if line.startswith("checkpoint")] == [
+        "checkpoint step 1, 900 B, saved 31m00s ago: checkpoints/step-1",
+        "checkpoint step 2, 5.1 MiB, reward=1, saved 1m00s ago: checkpoints/step-2",
+    ]
+
+
+def test_scripts_see_all_of_it() -> None:
+    events = history()
+    job_id = events[2].job_id
+    assert run_detail_shape(fold(EMPTY, events).runs[RUN], events)["checkpoints"] == [
+        {
+            "step": 1,
+            "path": "checkpoints/step-1",
+            "sha256": "ab",
+            "size_bytes": 900,
+            "at": "2023-11-14T22:13:20.000+00:00",
+            "job_id": job_id,
+            "score": None,
+        },
+        {
+            "step": 2,
+            "path": "checkpoints/step-2",
+            "sha256": "ab",
+            "size_bytes": 5_400_000,
+            "at": "2023-11-14T22:43:20.000+00:00",
+            "job_id": job_id,
+            "score": 1.0,
+        },
+    ]
