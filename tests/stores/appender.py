@@ -27,12 +27,12 @@ def runs(store: Store) -> None:
         append(store, run_events(index))
 
 
-def reports(store: Store, index: str, times: str) -> None:
+def reports(store: Store, index: str, times: str, actor: str = "test") -> None:
     """Reports of a run that is in training, one by one."""
     run_id = ids.run_id(SWEEP, int(index))
     body = ev.MetricsReported(metrics={"reward": 1.0})
     for _ in range(int(times)):
-        event = new_event(body, sweep_id=SWEEP, at=START, actor="test", run_id=run_id, job_id=f"{run_id}.train.1")
+        event = new_event(body, sweep_id=SWEEP, at=START, actor=actor, run_id=run_id, job_id=f"{run_id}.train.1")
         append(store, [event])
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from metta.sweep.errors import ConfigError
 from metta.sweep.protocols import Reader, Store
+
+if TYPE_CHECKING:
+    from metta.sweep.stores.reader import Database
 
 DEFAULT_STORE = "sqlite:///sweeps.db"
 #: Environment variable with the URL of the store to use.
@@ -19,34 +25,64 @@ def store_url(given: str | None = None) -> str:
 
 
 def open_store(url: str, *, create: bool = False) -> Store:
-    """The store at `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, or just the path of a file.
+    """The store at `url`.
 
     Args:
-        url: Where the store is. `?synchronous=normal` after an SQLite URL trades the last moments before a power cut
-            for speed; a crash of any process loses nothing either way.
-        create: Make the store where there is none; otherwise that is an error, so that reading never leaves files
+        url: Where the store is: `sqlite:///relative.db`, `sqlite:////absolute.db`, just the path of a file, or
+            `postgresql://user@host:port/database`. See docs/stores.md for the options after it.
+        create: Make the store where there is none; otherwise that is an error, so that reading never leaves anything
             behind.
 
     Raises:
-        ConfigError: the URL's scheme is not known.
-        StoreError: the store is missing, damaged, or cannot be read.
+        ConfigError: the URL's scheme is not known, or the URL cannot be read.
+        MissingExtraError: the URL is of a PostgreSQL server, and psycopg is not installed.
+        StoreAwayError: the store cannot be reached just now.
+        DamagedStoreError: it is not as it was written.
+        StoreError: the store is missing, or cannot be read.
     """
     from metta.sweep.stores.sql import SqlStore
 
-    return SqlStore(_checked(url), create=create)
+    return SqlStore(_database(url), create=create)
 
 
 def open_reader(url: str) -> Reader:
     """The store at `url` to look at only, in a fraction of the time that `open_store` takes; raises the same errors."""
-    from metta.sweep.stores.reader import SqliteReader
+    from metta.sweep.stores.reader import SqlReader
 
-    return SqliteReader(_checked(url))
+    return SqlReader(_database(url))
 
 
-def _checked(url: str) -> str | Path:
-    if "://" not in url:
-        return Path(url)
-    scheme = url.split("://", 1)[0]
+def display_url(url: str) -> str:
+    """The URL as it may be shown to anybody: with `***` in place of a password.
+
+    What comes before the last `@` counts as user and password, so that one whose special characters were not encoded
+    does not show either.
+    """
+    shown = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of an SQLite store; None for a store that is no file."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return Path(url).absolute()
     if scheme != "sqlite":
-        raise ConfigError(f"store: scheme {scheme!r} of {url!r} is not known; use sqlite:///FILE")
-    return url
+        return None
+    return Path(unquote(rest.partition("?")[0].removeprefix("/"))).absolute()
+
+
+def _database(url: str) -> Database:
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in {"postgresql", "postgres"}:
+        from metta.sweep.stores.postgresql import PostgresqlDatabase
+
+        return PostgresqlDatabase(url)
+    if separator and scheme != "sqlite":
+        raise ConfigError(
+            f"store: scheme {scheme!r} of {display_url(url)!r} is not known; "
+            "use sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
+    from metta.sweep.stores.sqlite import SqliteDatabase
+
+    return SqliteDatabase(url if separator else Path(url))

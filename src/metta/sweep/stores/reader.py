@@ -1,154 +1,134 @@
-"""The reading half of the SQLite store, on the standard library alone.
+"""The reading half of a store in an SQL database.
 
 A command that only looks should answer before one notices, and importing SQLAlchemy takes longer than all else that
-such a command does. These few plain SELECTs are all of the SQL that is written by hand; whatever writes goes through
-SQLAlchemy.
+such a command does. These few plain SELECTs, which SQLite and PostgreSQL both understand, are all of the SQL that is
+written by hand; whatever writes goes through SQLAlchemy.
+
+Nothing is taken on trust: rows are checked by their hashes, the log by its numbers, and the table of runs by the counts
+that the sweep's row holds. A damaged index, which hides rows, is found by that.
 """
 # ruff: noqa: S608 (statements are put together from constants of this file; values are always parameters)
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, quote, unquote
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
+from itertools import islice
+from operator import lt
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from metta.sweep.errors import StoreError
-from metta.sweep.model.events import Body, Event
+from metta.sweep.errors import DamagedStoreError
+from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus, RunInfo
-from metta.sweep.model.sweep import SweepConfig, SweepMetadata
+from metta.sweep.model.sweep import Direction, SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
+from metta.sweep.stores.rows import EVENT_COLUMNS, RESCUE, RUN_COLUMNS, SWEEP_COLUMNS, to_event, to_run, to_sweep
 
-#: Written to the schema table of each store; a store of a later version is refused, one of an earlier version migrated.
-SCHEMA_VERSION = 1
-SCHEMA_TABLE = "metta_sweep_schema"
+if TYPE_CHECKING:
+    import sqlalchemy
+
 #: Rows fetched at a time: few enough that reading a long log stays flat in memory, and that their ids fit into one
 #: query.
 PAGE = 2_000
-#: Waiting for a change looks this often at first, and ever more rarely up to the last.
-_SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.001, 0.05
-#: How long a writer waits for another one.
-LOCK_TIMEOUT_S = 30.0
 
-_decode_body: Callable[[bytes], Body] = msgspec.json.Decoder(Body).decode
-decode_run = msgspec.json.Decoder(RunInfo).decode
+Row: TypeAlias = tuple[Any, ...]
+#: Runs a SELECT with `?` for each value.
+Fetch: TypeAlias = Callable[[str, Sequence[Any]], list[Row]]
 
 
-class _Totals(SweepMetadata, frozen=True, kw_only=True):
-    """SweepMetadata as its row holds it: the config has a column of its own."""
+class Database(Protocol):
+    """What SQLite and PostgreSQL do each in its own way: finding it, connecting, locking, waiting, errors.
 
-    config: SweepConfig | None = None  # type: ignore[assignment]
-
-
-TOTALS = tuple(name for name in SweepMetadata.__struct_fields__ if name != "config")
-_decode_totals = msgspec.json.Decoder(_Totals).decode
-
-
-@lru_cache(maxsize=64)
-def _decode_config(blob: bytes) -> SweepConfig:
-    """Cached, so that a sweep's config, and what its search space has computed, is one object per process."""
-    return msgspec.json.decode(blob, type=SweepConfig)
-
-
-class SqliteReader:
-    """Reads a store. See `protocols.Reader`.
-
-    Args:
-        url: `sqlite:///FILE`, or the path of a file.
-
-    Raises:
-        StoreError: the file is missing, is no store, or comes from a later version.
+    A failure of the database is raised as StoreError with what can be done about it.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self._locate(url)
-        self._check_exists()
-        self._open()
+    #: Where other processes find it.
+    url: str
+    #: What goes after `runs` so that the rows are found by the index of the scores, and by no other.
+    by_score: str
 
-    def _locate(self, url: str | Path) -> None:
-        file, options = (str(url), "") if isinstance(url, Path) else _split(url)
-        chosen = parse_qs(options, keep_blank_values=True)
-        synchronous = chosen.pop("synchronous", ["full"])
-        if synchronous not in (["full"], ["normal"]):
-            raise StoreError(f"store {url}: synchronous must be full or normal, got {', '.join(synchronous)!r}")
-        if chosen:
-            raise StoreError(f"store {url}: there is no option {', '.join(sorted(chosen))}; known: synchronous")
-        if file in {"", ".", ":memory:"}:
-            raise StoreError(f"store {url}: needs a file that several processes can share, e.g. sqlite:///sweeps.db")
-        self._synchronous = synchronous[0]
-        #: Absolute, so that processes with other working folders find the same store.
-        self._path = Path(file).absolute()
-        self.url = f"sqlite:///{quote(str(self._path))}" + (f"?{options}" if options else "")
+    def open(self) -> None:
+        """Get ready to read; raises StoreError when there is no store, or one that cannot be read."""
+        ...
 
-    def _check_exists(self) -> None:
-        if not self._path.exists():
-            raise StoreError(
-                f"store {self._path}: there is no such file; start a sweep first, or name another with --store"
-            )
+    def open_for_writing(self, *, create: bool) -> None:
+        """Get ready to read and write, after making the tables (`create`) or bringing them up to date."""
+        ...
+
+    def fetch(self, query: str, values: Sequence[Any]) -> list[Row]:
+        """The rows of one SELECT."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Fetch]:
+        """Several SELECTs that see the store as it is at one moment."""
+        ...
+
+    def transaction(self, sweep_id: str) -> AbstractContextManager[sqlalchemy.Connection]:
+        """A writing transaction, which no other about the same sweep runs beside."""
+        ...
+
+    def reserve_names(self, connection: sqlalchemy.Connection) -> None:
+        """Keep other transactions from naming sweeps until this one ends."""
+        ...
+
+    def announce(self, connection: sqlalchemy.Connection, sweep_id: str) -> None:
+        """Wake those who wait for a change of the sweep, when this transaction is committed."""
+        ...
+
+    def wait(self, sweep_id: str, has_changed: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `has_changed` or the time is over; which of the two it was."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+class SqlReader:
+    """Reads a store. See `protocols.Reader`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.url = database.url
+        try:
+            self._open()
+        except BaseException:
+            database.close()
+            raise
 
     def _open(self) -> None:
-        self._read_lock = threading.Lock()
-        with self._errors():
-            self._reader = self._connect()
-            try:
-                self._check_schema()
-            except BaseException:
-                self._reader.close()
-                raise
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._database.open()
 
     # -------------------------------------------------------------------------------------------------- events
 
     def read(self, sweep_id: str, after: int = 0, *, run_id: str | None = None) -> Iterator[Event]:
         """See `Store.read`."""
-        mine, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
-        query = f"SELECT {_EVENT_COLUMNS} FROM events WHERE sweep_id = ? AND seq > ? {mine} ORDER BY seq LIMIT {PAGE}"
         while True:
-            page = self._fetch(query, (sweep_id, after, *values))
-            yield from map(_event, page)
+            with self._database.snapshot() as fetch:
+                page = _page_of_log(fetch, sweep_id, after, run_id)
+                last = _last_seq(fetch, sweep_id)
+            for row in page:
+                event = to_event(*row)
+                if run_id is None:
+                    check_next(event, after)
+                after = event.seq
+                yield event
             if len(page) < PAGE:
+                if run_id is None and (page or after < last):
+                    _check_end(sweep_id, after, last)
                 return
-            after = page[-1][1]
 
     def wait_for_change(self, sweep_id: str, after: int, timeout_s: float) -> bool:
         """See `Store.wait_for_change`."""
-        deadline = time.monotonic() + timeout_s
-        look_s = _SHORTEST_LOOK_S
-        seen: int | None = None
-        while True:
-            # SQLite counts the commits of other connections: asking costs microseconds, so the log itself is asked only
-            # when something was written.
-            [(version,)] = self._fetch("PRAGMA data_version")
-            if version != seen:
-                seen = version
-                if self._last_seq(sweep_id) > after:
-                    return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(look_s, left))
-            look_s = min(look_s * 1.5, _LONGEST_LOOK_S)
-
-    def _last_seq(self, sweep_id: str) -> int:
-        rows = self._fetch("SELECT seq FROM sweeps WHERE sweep_id = ?", (sweep_id,))
-        return int(rows[0][0]) if rows else 0
+        return self._database.wait(sweep_id, lambda: _last_seq(self._database.fetch, sweep_id) > after, timeout_s)
 
     # --------------------------------------------------------------------------------------------- projections
 
     def fetch_sweeps(self, sweep_id: str | None = None) -> list[SweepMetadata]:
         """See `Store.fetch_sweeps`."""
-        mine, values = ("", ()) if sweep_id is None else ("WHERE sweep_id = ?", (sweep_id,))
-        rows = self._fetch(f"SELECT config, totals FROM sweeps {mine} ORDER BY created_at, sweep_id", values)
-        return [decode_metadata(*row) for row in rows]
+        return _sweeps(self._database.fetch, sweep_id)
 
     def fetch_runs(
         self,
@@ -161,135 +141,171 @@ class SqliteReader:
         limit: int | None = None,
     ) -> list[RunInfo]:
         """See `Store.fetch_runs`."""
-        wanted = ["TRUE"]
-        values: list[Any] = []
-
-        def where(condition: str, *arguments: Any) -> None:
-            wanted.append(condition)
-            values.extend(arguments)
-
-        if sweep_id is not None:
-            where("sweep_id = ?", sweep_id)
-        if run_ids is not None:
-            run_ids = list(run_ids)
-            where(f"run_id IN ({_marks(run_ids)})", *run_ids)
-        if statuses is not None:
-            names = [status.value for status in statuses]
-            where(f"status IN ({_marks(names)})", *names)
-        if id_prefix is not None:
-            where("substr(run_id, 1, ?) = ?", len(id_prefix), id_prefix)
-        order = 'sweep_id, "index"'
-        if best_first:
-            if sweep_id is None:
-                raise ValueError("best_first needs a sweep: only scores of one sweep compare")
-            [direction] = [sweep.config.direction for sweep in self.fetch_sweeps(sweep_id)] or ["maximize"]
-            where("score IS NOT NULL")
-            order = f'score {"DESC" if direction == "maximize" else "ASC"}, "index"'
-        query = f"SELECT info FROM runs WHERE {' AND '.join(wanted)} ORDER BY {order} LIMIT ?"
-        return [decode_run(info) for (info,) in self._fetch(query, (*values, -1 if limit is None else limit))]
+        if best_first and sweep_id is None:
+            raise ValueError("best_first needs a sweep: only scores of one sweep compare")
+        wanted = _Wanted(
+            sweep_id=sweep_id,
+            run_ids=None if run_ids is None else frozenset(run_ids),
+            statuses=None if statuses is None else frozenset(statuses),
+            id_prefix=id_prefix,
+            best_first=best_first,
+            limit=limit,
+        )
+        with self._database.snapshot() as fetch:
+            sweeps = _sweeps(fetch, sweep_id)
+            direction = sweeps[0].config.direction if sweeps else "maximize"
+            rows = fetch(*wanted.query(direction))
+            if best_first:
+                query = f"SELECT count(*) FROM runs {self._database.by_score} WHERE sweep_id = ?"
+                [(count,)] = fetch(query, (sweep_id,))
+                _check_count(count, sum(sweep.run_count for sweep in sweeps), sweep_id)
+        runs = [to_run(*row) for row in rows]
+        wanted.check(runs, sweeps, direction)
+        return runs
 
     def fetch_lease(self, sweep_id: str) -> Lease | None:
         """See `Store.fetch_lease`."""
-        for row in self._fetch(f"{_LEASES} WHERE sweep_id = ? AND holder IS NOT NULL", (sweep_id,)):
+        query = "SELECT sweep_id, holder, fence, expires_at FROM leases WHERE sweep_id = ? AND holder IS NOT NULL"
+        for row in self._database.fetch(query, (sweep_id,)):
             return Lease(**dict(zip(Lease.__struct_fields__, row, strict=True)))
         return None
 
     def fetch_heartbeats(self, sweep_id: str) -> list[Heartbeat]:
         """See `Store.fetch_heartbeats`."""
-        rows = self._fetch(
-            "SELECT sweep_id, host, pid, at, jobs FROM heartbeats WHERE sweep_id = ? ORDER BY host", (sweep_id,)
-        )
+        query = "SELECT sweep_id, host, pid, at, jobs FROM heartbeats WHERE sweep_id = ? ORDER BY host"
+        rows = self._database.fetch(query, (sweep_id,))
         return [Heartbeat(**dict(zip(Heartbeat.__struct_fields__, row, strict=True))) for row in rows]
-
-    # --------------------------------------------------------------------------------------------- connection
 
     def close(self) -> None:
         """See `Store.close`."""
-        with self._read_lock:
-            self._reader.close()
-
-    def _fetch(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._read_lock, self._errors():
-            return self._reader.execute(query, values).fetchall()
-
-    def _check_schema(self) -> None:
-        if not self._has_schema():
-            raise StoreError(f"store {self._path}: holds no sweeps; name another with --store")
-        self._switch_to_wal()
-        [(version,)] = self._reader.execute(f"SELECT version FROM {SCHEMA_TABLE}")
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"store {self._path}: has schema {version}, this version reads up to {SCHEMA_VERSION}; "
-                "upgrade metta-sweep"
-            )
-
-    def _has_schema(self) -> bool:
-        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        return self._reader.execute(query, (SCHEMA_TABLE,)).fetchone() is not None
-
-    def _switch_to_wal(self) -> None:
-        """The file keeps the mode, so only one that is ours may be given it; nearly always it has it already."""
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                self._reader.execute("PRAGMA journal_mode=WAL").fetchall()
-                return
-            except sqlite3.OperationalError as error:
-                # Here SQLite does not wait, as it does elsewhere, for others that look at the new file.
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(_SHORTEST_LOOK_S)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Failures of the database as StoreError, with what can be done about them."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._explained(str(error)) from error
-
-    def _explained(self, cause: str) -> StoreError:
-        advice = next((advice for words, advice in _ADVICE.items() if words in cause), "")
-        return StoreError(f"store {self._path}: {cause}{advice}")
+        self._database.close()
 
 
-_ADVICE = {
-    "not a database": "; it is some other kind of file: name another with --store",
-    "malformed": "; restore a backup of it",
-    "readonly": "; make it and its folder writable, or name another with --store",
-    "unable to open": "; its folder must exist and be writable",
-    "disk I/O error": "; the disk is over its quota, gone or failing: mend that and resume; what was written is safe",
-    "disk is full": "; free some space and resume the sweep: nothing written before is lost",
-    "locked": f"; another process has kept it locked for {LOCK_TIMEOUT_S:.0f} seconds",
-}
+class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The filters of `fetch_runs`: as a query, and as a check of what it gave."""
 
-_EVENT_COLUMNS = "sweep_id, seq, id, at, actor, type, run_id, job_id, body"
-_LEASES = "SELECT sweep_id, holder, fence, expires_at FROM leases"
+    sweep_id: str | None
+    run_ids: frozenset[str] | None
+    statuses: frozenset[JobStatus] | None
+    id_prefix: str | None
+    best_first: bool
+    limit: int | None
+
+    def query(self, direction: Direction) -> tuple[str, list[Any]]:
+        conditions = ["TRUE"]
+        values: list[Any] = []
+
+        def where(condition: str, arguments: Iterable[Any]) -> None:
+            conditions.append(condition)
+            values.extend(arguments)
+
+        if self.sweep_id is not None:
+            where("sweep_id = ?", [self.sweep_id])
+        if self.run_ids is not None:
+            where(_is_in("run_id", self.run_ids), self.run_ids)
+        if self.statuses is not None:
+            where(_is_in("status", self.statuses), [status.value for status in self.statuses])
+        if self.id_prefix is not None:
+            where("substr(run_id, 1, ?) = ?", [len(self.id_prefix), self.id_prefix])
+        order = 'sweep_id, "index"'
+        if self.best_first:
+            conditions.append("score IS NOT NULL")
+            order = f'score {"DESC" if direction == "maximize" else "ASC"}, "index"'
+        query = f"SELECT {RUN} FROM runs WHERE {' AND '.join(conditions)} ORDER BY {order}"
+        if self.limit is not None:
+            query, values = f"{query} LIMIT ?", [*values, self.limit]
+        return query, values
+
+    def check(self, runs: Sequence[RunInfo], sweeps: Sequence[SweepMetadata], direction: Direction) -> None:
+        """Raise a DamagedStoreError when an index led to other runs than those that were wanted, or not to all."""
+        sign = -1 if direction == "maximize" else 1
+        places: list[Any] = [
+            (sign * (run.score or 0.0), run.index) if self.best_first else (run.sweep_id, run.index) for run in runs
+        ]
+        in_order = all(map(lt, places, islice(places, 1, None)))
+        if not in_order or not self._fit(runs):
+            raise DamagedStoreError(f"{_whose(self.sweep_id)}: an index of the table of runs leads astray; {RESCUE}")
+        if self.run_ids is None and self.id_prefix is None and not self.best_first:
+            counts = (sweep.counts for sweep in sweeps)
+            statuses = JobStatus if self.statuses is None else self.statuses
+            expected = sum(count.get(status, 0) for count in counts for status in statuses)
+            _check_count(len(runs), expected if self.limit is None else min(expected, self.limit), self.sweep_id)
+
+    def _fit(self, runs: Sequence[RunInfo]) -> bool:
+        prefix = self.id_prefix or ""
+        return (
+            (self.sweep_id is None or all(run.sweep_id == self.sweep_id for run in runs))
+            and (self.run_ids is None or all(run.run_id in self.run_ids for run in runs))
+            and (self.statuses is None or all(run.status in self.statuses for run in runs))
+            and (not prefix or all(run.run_id.startswith(prefix) for run in runs))
+        )
 
 
-def _split(url: str) -> tuple[str, str]:
-    """The file that a URL names, and the options after it; no file where the URL names a host."""
-    rest, _, options = url.removeprefix("sqlite://").partition("?")
-    return unquote(rest[1:]) if rest.startswith("/") else "", options
+def read_log(fetch: Fetch, sweep_id: str) -> Iterator[Event]:
+    """The sweep's whole log, whatever the tables projected from it say; its end cannot be checked without them."""
+    after = 0
+    while page := _page_of_log(fetch, sweep_id, after, None):
+        for row in page:
+            event = to_event(*row)
+            check_next(event, after)
+            after = event.seq
+            yield event
 
 
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
+def check_next(event: Event, after: int) -> None:
+    """Raise a DamagedStoreError when events are missing between number `after` and this event."""
+    if event.seq != after + 1:
+        raise _events_missing(event.sweep_id, after + 1, event.seq - 1)
 
 
-def decode_metadata(config: bytes, totals: bytes) -> SweepMetadata:
-    """A sweep from the two columns that hold it."""
-    decoded = _decode_totals(totals)
-    return SweepMetadata(config=_decode_config(config), **{name: getattr(decoded, name) for name in TOTALS})
+def _check_end(sweep_id: str, end: int, last: int) -> None:
+    if end < last:
+        raise _events_missing(sweep_id, end + 1, last)
+    if end > last:
+        raise DamagedStoreError(
+            f"sweep {sweep_id}: its log has {end} events, its row in the table of sweeps knows of {last}; {RESCUE}"
+        )
 
 
-def _event(row: tuple[Any, ...]) -> Event:
-    sweep_id, seq, id_, at, actor, type_, run_id, job_id, body = row
-    try:
-        decoded = _decode_body(body)
-    except msgspec.DecodeError as error:
-        raise StoreError(
-            f"sweep {sweep_id}: event {seq} of type {type_!r} cannot be read ({error}); "
-            "it may come from a newer version: upgrade metta-sweep"
-        ) from error
-    return Event(id=id_, sweep_id=sweep_id, at=at, actor=actor, body=decoded, run_id=run_id, job_id=job_id, seq=seq)
+def _events_missing(sweep_id: str, first: int, last: int) -> DamagedStoreError:
+    which = f"event {first} is" if first == last else f"events {first} to {last} are"
+    return DamagedStoreError(f"sweep {sweep_id}: {which} missing in its log; {RESCUE}")
+
+
+def _check_count(count: int, expected: int, sweep_id: str | None) -> None:
+    if count != expected:
+        raise DamagedStoreError(
+            f"{_whose(sweep_id)}: the table of runs gives {count} runs where there are {expected}; {RESCUE}"
+        )
+
+
+def _whose(sweep_id: str | None) -> str:
+    return "all sweeps" if sweep_id is None else f"sweep {sweep_id}"
+
+
+def _page_of_log(fetch: Fetch, sweep_id: str, after: int, run_id: str | None) -> list[Row]:
+    mine, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
+    query = f"SELECT {EVENT} FROM events WHERE sweep_id = ? AND seq > ? {mine} ORDER BY seq LIMIT {PAGE}"
+    return fetch(query, (sweep_id, after, *values))
+
+
+def _sweeps(fetch: Fetch, sweep_id: str | None) -> list[SweepMetadata]:
+    mine, values = ("", ()) if sweep_id is None else ("WHERE sweep_id = ?", (sweep_id,))
+    rows = fetch(f"SELECT {SWEEP} FROM sweeps {mine} ORDER BY created_at, sweep_id", values)
+    return [to_sweep(*row) for row in rows]
+
+
+def _last_seq(fetch: Fetch, sweep_id: str) -> int:
+    return sum(sweep.seq for sweep in _sweeps(fetch, sweep_id))
+
+
+def _columns(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
+
+
+def _is_in(column: str, values: Sized) -> str:
+    # PostgreSQL takes no empty list.
+    return f"{column} IN ({', '.join('?' * len(values))})" if len(values) else "FALSE"
+
+
+EVENT, SWEEP, RUN = map(_columns, (EVENT_COLUMNS, SWEEP_COLUMNS, RUN_COLUMNS))
