@@ -23,9 +23,17 @@ from metta.sweep.config import (
 )
 from metta.sweep.config_changes import differences
 from metta.sweep.errors import ConfigError
-from metta.sweep.model.run import Resources
+from metta.sweep.model.run import FailureKind, Resources, RetryPolicy
 from metta.sweep.model.space import Choice, Constant, LogNormal, LogUniform, Normal, Range, Uniform
-from metta.sweep.model.sweep import CommandTarget, FunctionTarget, MetricsSource, PickledTarget, Strategy, SweepConfig
+from metta.sweep.model.sweep import (
+    CommandTarget,
+    FunctionTarget,
+    MetricsSource,
+    PickledTarget,
+    Retention,
+    Strategy,
+    SweepConfig,
+)
 
 COMMAND = CommandTarget(argv=["true"])
 LEAST = {"search_space": {"lr": {"uniform": [0, 1]}}, "metric": "accuracy"}
@@ -80,12 +88,25 @@ class TestSettings:
             "function": None,
             "metrics": {"regex": "(a)=(1)", "stdout": "json", "file": "m.json"},
             "evaluate": "python eval.py",
+            "max_retries": 2,
+            "retry_delay_seconds": 5,
+            "retry": {"backoff": 3, "on": ["killed"], "memory_growth": 2},
+            "retry_eval": {"max_retries": 1},
+            "same_error_limit": 5,
+            "partial_results": True,
+            "checkpoints": {"last": 3, "best": 1, "every": 10},
+            "backup_hours": 24,
+            "backups": 7,
+            "dispatcher": "local",
         }
         settings = parse_settings(given, SweepFile)
         arrived = {name: getattr(settings, name) for name in given}
         nested = {
             "resources": Resources(cpus=2, gpus=1),
             "metrics": MetricsSource(regex="(a)=(1)", stdout="json", file="m.json"),
+            "retry": RetryPolicy(backoff=3, on=(FailureKind.KILLED,), memory_growth=2),
+            "retry_eval": RetryPolicy(max_retries=1),
+            "checkpoints": Retention(last=3, best=1, every=10),
         }
         assert arrived == {**given, **nested}
         assert set(given) == set(SweepFile.__struct_fields__)
@@ -98,7 +119,7 @@ class TestSettings:
 
     def test_an_unknown_key_is_answered_with_the_closest_known_one(self) -> None:
         message = problem_with(max_trails=3)
-        assert message.startswith("max_trails: unknown key; did you mean 'max_trials'? known: budget_hours, command,")
+        assert message.startswith("max_trails: unknown key; did you mean 'max_trials'? known: backup_hours,")
 
     def test_a_file_s_keys_are_unknown_to_the_decorator(self) -> None:
         with pytest.raises(ConfigError, match=r"^command: unknown key"):

@@ -41,7 +41,10 @@ MISBEHAVING = """
     import ctypes, subprocess, sys
     from metta.sweep import Choice, report_metrics, sweep
 
-    @sweep(search_space={{"how": Choice({ways})}}, metric="score", strategy="grid", max_parallel=2)
+    @sweep(
+        search_space={{"how": Choice({ways})}}, metric="score", strategy="grid", max_parallel=2, max_retries=0,
+        same_error_limit=0,
+    )
     def train(config):
         match config["how"]:
             case "misses the metric":
@@ -131,7 +134,8 @@ def test_a_folder_that_cannot_be_written_is_refused(metta: CommandLine) -> None:
     before = metta.files()
     for store in ("plain/sweeps.db", "missing/sweeps.db"):
         error = metta("run", "train.py", "--store", store).error
-        assert error.endswith("unable to open database file; its folder must exist and be writable")
+        assert error.startswith(f"store {metta.folder / store}: ")
+        assert error.endswith("; its folder must exist and be writable")
     assert metta.files() == before
 
 

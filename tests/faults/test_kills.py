@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from faults.world import World
-from metta.sweep.model.run import JobState, JobStatus, Outcome
+from faults.world import MakeWorld
+from metta.sweep.model.events import JobExited
+from metta.sweep.model.run import FailureKind, JobState, JobStatus, Outcome
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
-
-MakeWorld = Callable[..., World]
-
-
-@pytest.fixture
-def make_world(tmp_path: Path) -> Iterator[MakeWorld]:
-    worlds: list[World] = []
-
-    def make(**options: float) -> World:
-        worlds.append(World(tmp_path, **options))
-        return worlds[-1]
-
-    yield make
-    for world in worlds:
-        world.close()
 
 
 def test_a_sweep_survives_twenty_kills_of_its_controller(make_world: MakeWorld) -> None:
@@ -39,7 +21,7 @@ def test_a_sweep_survives_twenty_kills_of_its_controller(make_world: MakeWorld) 
     while kills < 20:
         world.start_controller()
         world.wait_for_events(chance.randint(1, 16))
-        assert not world.is_over(), f"the sweep ended after {kills} kills; give it more to do"
+        assert not world.is_over(), f"the sweep ended after {kills} kills; give it more to do\n{world.said}"
         world.kill_controller()
         kills += 1
     assert world.run_to_the_end() == 0
@@ -56,10 +38,7 @@ def test_a_sweep_survives_five_kills_of_its_agent(make_world: MakeWorld) -> None
     for _ in range(5):
         wait_until(world.agent_pid, what="an agent")
         world.wait_for_events(chance.randint(5, 50))
-        pid = world.agent_pid()
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda dead=pid: world.agent_pid() != dead, what="the agent's death")
+        world.kill_agent()
     assert world.run_to_the_end() == 0
     state = world.check()
     assert state.sweep.counts == {JobStatus.COMPLETED: 60}
@@ -76,17 +55,19 @@ def test_a_sweep_survives_twenty_kills_of_single_trials(make_world: MakeWorld) -
     kills = 0
     while kills < 20:
         world.wait_for_events(chance.randint(1, 9))
-        assert not world.is_over(), f"the sweep ended after {kills} kills; give it more to do"
+        assert not world.is_over(), f"the sweep ended after {kills} kills; give it more to do\n{world.said}"
         kills += world.kill_a_trial(chance.randint(0, 3))
     assert world.run_to_the_end() == 0
     state = world.check()
-    killed = [
-        run for run in state.runs.values() if run.status is JobStatus.FAILED and run.jobs[-1].outcome is Outcome.KILLED
-    ]
+    assert state.sweep.counts == {JobStatus.COMPLETED: 60}
+    killed = [exited for exited in world.bodies(JobExited) if exited.outcome is Outcome.KILLED]
     # A trial may have delivered its result just before it was hit.
     assert 15 <= len(killed) <= 20
-    assert all("SIGKILL" in run.failure_reasons[-1] for run in killed)
-    assert state.sweep.counts.get(JobStatus.COMPLETED, 0) + len(killed) == 60
+    assert {(exited.failure, exited.error) for exited in killed} == {(FailureKind.KILLED, "SIGKILL (signal 9)")}
+    reasons = [reason for run in state.runs.values() for reason in run.failure_reasons]
+    assert len(reasons) == len(killed)
+    assert all("SIGKILL" in reason for reason in reasons)
+    assert len(world.executed()) == 60 + len(killed)
 
 
 def test_controller_and_agent_killed_together_leave_nothing_behind_and_lose_nothing(make_world: MakeWorld) -> None:
@@ -94,9 +75,7 @@ def test_controller_and_agent_killed_together_leave_nothing_behind_and_lose_noth
     for _ in range(3):
         world.start_controller()
         wait_until(lambda: world.is_over() or (world.agent_pid() and world.running()), what="running jobs")
-        pid = world.agent_pid()
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        world.kill_agent()
         world.kill_controller()
         wait_until(lambda: not world.processes(), what="the end of all processes")
     assert world.run_to_the_end() == 0

@@ -74,7 +74,9 @@ def log_uniforms() -> SearchStrategy[LogUniform]:
 
 def continuous_ranges() -> SearchStrategy[Range]:
     linear = _ordered(finite_floats).map(lambda pair: Range(*pair))
-    log = _ordered(st.floats(1e-300, 1e300)).map(lambda pair: Range(*pair, log=True))
+    # Neighbouring floats have one logarithm, and are refused.
+    apart = _ordered(st.floats(1e-300, 1e300)).filter(lambda pair: math.log(pair[0]) < math.log(pair[1]))
+    log = apart.map(lambda pair: Range(*pair, log=True))
     return linear | log
 
 

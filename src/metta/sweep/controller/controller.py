@@ -196,7 +196,7 @@ class SweepController:
     def step(self) -> None:
         """One turn of the loop: catch up, look for losses, decide, write, act."""
         now = self._clock.now()
-        self._renew_lease(now)
+        self._renew_lease()
         self._catch_up()
         try:
             self._look_around(now)
@@ -219,16 +219,20 @@ class SweepController:
             return
         finally:
             self._notify()
+        # A dispatcher that does not answer takes its time to say so.
+        self._renew_lease()
         if may_dispatch(self.state.sweep, now):
             self._dispatch(now)
+        self._renew_lease()
         self._cancel()
+        self._renew_lease()
         self._cancel_strays()
         self._backups.tend(self._config)
 
-    def _renew_lease(self, now: float) -> None:
+    def _renew_lease(self) -> None:
         if self._clock.monotonic() >= self._renew_at:
-            lease = self._lease
-            self._lease = self._store.acquire_lease(self._sweep_id, lease.holder, now, leases.LEASE_TTL_S)
+            now, holder = self._clock.now(), self._lease.holder
+            self._lease = self._store.acquire_lease(self._sweep_id, holder, now, leases.LEASE_TTL_S)
             self._renew_at = self._clock.monotonic() + leases.RENEW_AFTER_S
 
     def _catch_up(self) -> None:

@@ -25,7 +25,8 @@ from metta.sweep.stores import STORE_VARIABLE
 
 #: An agent that starts imports the store and listens: half a second, ten on a machine that is swamped.
 _START_TIMEOUT_S = 30.0
-_ANSWER_TIMEOUT_S = 10.0
+#: Less than what is left of the controller's lease when it is renewed: who waits for an answer must not lose the sweep.
+_ANSWER_TIMEOUT_S = 5.0
 #: An agent that neither answers nor beats for so long hangs, and is replaced.
 _HUNG_AFTER_S = 6 * HEARTBEAT_EVERY_S
 
