@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -13,12 +13,15 @@ import psutil
 import pytest
 
 from metta.sweep.controller import lease
-from metta.sweep.controller.lease import LEASE_TTL_S, is_controlled, is_dead, this_holder
+from metta.sweep.controller.lease import LEASE_TTL_S, is_controlled, is_dead, stand_by, this_holder
 from metta.sweep.errors import FencedError, LeaseHeldError
-from metta.sweep.protocols import Store
+from metta.sweep.model import events as ev
+from metta.sweep.model.events import new_event
+from metta.sweep.model.sweep import SweepStatus
+from metta.sweep.protocols import Lease, Store
 from metta.sweep.stores import open_store
-from metta.sweep.testing import run_events, sweep_created
-from metta.sweep.testing.sweeps import SWEEP
+from metta.sweep.testing import ManualClock, run_events, sweep_created
+from metta.sweep.testing.sweeps import START, SWEEP
 
 HOLDER = Path(__file__).with_name("lease_holder.py")
 
@@ -148,3 +151,56 @@ def test_a_sweep_that_was_never_taken_or_was_given_up_is_not_controlled(store: S
     assert is_controlled(store, SWEEP, 100.0)
     store.release_lease(taken)
     assert not is_controlled(store, SWEEP, 100.0)
+
+
+class HurriedClock(ManualClock):
+    """Steady time flies: whoever looks at it finds that seconds have passed. `on_look` happens meanwhile."""
+
+    def __init__(self, on_look: Callable[[int], None]) -> None:
+        super().__init__()
+        self.looks = 0
+        self._on_look = on_look
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        self._on_look(self.looks)
+        self.advance(LEASE_TTL_S / 4)
+        return super().monotonic()
+
+
+@pytest.mark.parametrize("expires_in_s", [-1e6, 1e6], ids=["their clock is behind", "their clock is ahead"])
+def test_a_standby_waits_as_long_as_a_holder_elsewhere_renews_whatever_the_clocks_say(
+    store: Store, expires_in_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(lease, "acquire", refuse)  # an expired lease would be taken at once; here only silence counts
+    elsewhere = "elsewhere/1:42:1.00"
+
+    def renew(look: int) -> None:
+        if look <= 20:
+            store.acquire_lease(SWEEP, elsewhere, START + look, expires_in_s)
+
+    clock = HurriedClock(renew)
+    taken = stand_by(store, SWEEP, clock)
+    assert taken is not None
+    assert taken.holder == this_holder()
+    assert clock.looks > 20
+    with pytest.raises(FencedError):
+        store.append(run_events(0)[:1], fence=taken.fence - 1)
+
+
+def refuse(*_: object) -> Lease:
+    raise LeaseHeldError("held")
+
+
+@pytest.mark.parametrize("status", [SweepStatus.COMPLETED, SweepStatus.PAUSED])
+def test_a_standby_has_nothing_to_do_when_the_sweep_is_over_or_paused(store: Store, status: SweepStatus) -> None:
+    over = ev.SweepEnded(status=status, reason="done") if status.ended else ev.SweepPaused(reason="so")
+    store.append([new_event(over, sweep_id=SWEEP, at=START, actor="test")])
+    assert stand_by(store, SWEEP, ManualClock()) is None
+
+
+def test_a_standby_takes_a_free_lease_at_once(store: Store) -> None:
+    taken = stand_by(store, SWEEP, ManualClock())
+    assert taken is not None
+    assert taken.holder == this_holder()

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import JobDefinition, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import JobDefinition, JobStatus, JobType, Observation, Outcome, RunInfo
 from metta.sweep.model.space import Config
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata
@@ -178,6 +178,31 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     def count(self) -> int:
         """Number of suggestions made before: the index of the next one."""
         return len(self.runs)
+
+    @property
+    def observations(self) -> list[Observation]:
+        """What the runs have taught so far, in the order of their indices; looks at all runs.
+
+        Completed runs count with their score; where the sweep wants partial results, failed ones with the last value
+        before the failure.
+        """
+        scored = [
+            (run, run.score if run.status is JobStatus.COMPLETED else run.partial_score)
+            for run in self.runs.values()
+            if run.status is JobStatus.COMPLETED or (run.status is JobStatus.FAILED and self.config.partial_results)
+        ]
+        return [
+            Observation(
+                run_id=run.run_id,
+                config=run.config,
+                score=score,
+                cost=run.cost,
+                metrics=run.metrics,
+                partial=run.status is JobStatus.FAILED,
+            )
+            for run, score in sorted(scored, key=lambda pair: pair[0].index)
+            if score is not None
+        ]
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
