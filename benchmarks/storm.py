@@ -71,8 +71,9 @@ class Storm:
     def strike(self) -> None:
         """One controller, agent or trial is hit by kill -9."""
         victims = self._victims()
-        kind = self._chance.choice(["controller", "agent", "trial"])
-        if victims[kind]:
+        kinds = [kind for kind in victims if victims[kind]]
+        if kinds:
+            kind = self._chance.choice(kinds)
             with suppress(ProcessLookupError):
                 os.kill(self._chance.choice(victims[kind]), signal.SIGKILL)
                 self.kills[kind] += 1
@@ -176,6 +177,8 @@ def main() -> None:
     options = parse_arguments(parser)
     runs = options.runs or (60 if options.quick else 1000)
 
+    database = "SQLite" if options.sqlite else "PostgreSQL"
+    report = Report(f"{runs} runs of {options.seconds} s, {options.parallel} at a time, in a storm, on {database}")
     with scratch_folder(options.folder) as scratch, closing(_Server(options.sqlite, scratch)) as server:
         folder = scratch.resolve()
         text = textwrap.dedent(TARGET).format(runs=runs, parallel=options.parallel, seconds=options.seconds)
@@ -192,8 +195,6 @@ def main() -> None:
             if storm.controller is not None:
                 storm.controller.kill()
 
-    database = "SQLite" if options.sqlite else "PostgreSQL"
-    report = Report(f"{runs} runs of {options.seconds} s, {options.parallel} at a time, in a storm, on {database}")
     report.add("the sweep took", seconds, "s")
     for kind, count in sorted(storm.kills.items()):
         report.add(f"kill -9: {kind}" if kind != "database" else "crashes of the database", count, "times")
