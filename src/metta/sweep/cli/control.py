@@ -10,7 +10,7 @@ import typer
 
 from metta.sweep.agent.client import ask_agent
 from metta.sweep.agent.messages import JOB_VARIABLE, SOCKET_VARIABLE, Report
-from metta.sweep.cli.options import JsonOption, RequiredSweepArgument, StoreOption
+from metta.sweep.cli.options import JsonOption, RequiredSweepArgument, StoreOption, SweepOrRunArgument
 from metta.sweep.errors import ConfigError, MetricError
 from metta.sweep.model.metrics import checked
 from metta.sweep.stores import open_store, store_url
@@ -42,7 +42,7 @@ def pause(sweep: RequiredSweepArgument, reason: ReasonOption = "paused by the us
 
 
 def resume(  # noqa: PLR0917 (one parameter an option)
-    what: Annotated[str, typer.Argument(metavar="SWEEP|RUN", help="Id, unique prefix or name.")],
+    what: SweepOrRunArgument,
     checkpoint: Annotated[
         int | None, typer.Option(metavar="STEP", help="Of a run: go on from the checkpoint of this step.")
     ] = None,

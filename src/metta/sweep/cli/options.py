@@ -26,6 +26,10 @@ def _complete_run(context: typer.Context, incomplete: str) -> list[tuple[str, st
     return [(run.run_id, f"{run.status} {run.score}") for run in runs]
 
 
+def _complete_either(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    return [*_complete_sweep(context, incomplete), *_complete_run(context, incomplete)]
+
+
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -47,6 +51,12 @@ RequiredSweepArgument = Annotated[
 ]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", autocompletion=_complete_run, help="Id or unique prefix, or SWEEP/RUN.")
+]
+SweepOrRunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP|RUN", autocompletion=_complete_either, help="Id, unique prefix or name; or SWEEP/RUN."
+    ),
 ]
 ResumeOption = Annotated[
     str | None,

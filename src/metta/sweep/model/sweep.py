@@ -207,8 +207,9 @@ class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ended_count(self) -> int:
-        """Runs that ended, in whatever way."""
-        return sum(count for status, count in self.counts.items() if status.ended)
+        """Runs that ended, in whatever way, but for those that were rolled back."""
+        ended = sum(count for status, count in self.counts.items() if status.ended)
+        return ended - self.counts.get(JobStatus.ROLLED_BACK, 0)
 
     def retry_policy(self, job_type: JobType) -> RetryPolicy:
         """What holds for failed jobs of this kind."""
