@@ -17,6 +17,7 @@ from metta.sweep.controller.retries import (
 )
 from metta.sweep.model import events as ev
 from metta.sweep.model.run import (
+    Checkpoint,
     FailureKind,
     JobInfo,
     JobState,
@@ -104,6 +105,9 @@ def test_failures_that_say_nothing_about_the_run_are_not_counted(kind: FailureKi
     assert first == ev.RunRetryScheduled(
         retry_at=NOW, retry_count=0, reason=f"{kind}, which does not count; again in 0 s"
     )
+    saved = Checkpoint(step=1, path="p", sha256="0", size_bytes=1, at=NOW, job_id="r.train.1")
+    fruitful = replace(a_failed_run(kind), checkpoints=(saved,))
+    assert after_failure(sweep, fruitful, NOW) == first
     third = after_failure(sweep, a_failed_run(kind, attempts=3), NOW)
     assert isinstance(third, ev.RunRetryScheduled)
     assert (third.retry_at, third.retry_count) == (NOW + 120.0, 0)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from metta.sweep.controller.retries import MOST_REFUSALS, after_failure, is_due
+from metta.sweep.controller.retries import MOST_REFUSALS, after_failure, is_due, waits_too_long
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event
@@ -212,7 +212,8 @@ def _is_retried(state: SweepState) -> bool:
 
 def _requeue(plan: _Plan) -> None:
     for run in _unfinished(plan.state):
-        if is_due(run, plan.now):
+        is_late = bool(run.jobs) and waits_too_long(run, plan.state.sweep.retry_policy(run.jobs[-1].type), plan.now)
+        if is_late or is_due(run, plan.now):
             plan.add(ev.RunRequeued(reason="its wait is over"), run_id=run.run_id)
 
 

@@ -35,8 +35,8 @@ def after_failure(sweep: SweepMetadata, run: RunInfo, now: float) -> RunRetrySch
         losses = sum(1 for _ in _losses_in_a_row(run))
         if losses >= MOST_LOSSES:
             return given_up(f"its jobs were lost {losses} times in a row without saving a checkpoint")
-        # The first time the node is to blame, and the next one may have room at once.
-        wait_s = 0.0 if losses == 1 else delay_s(policy, losses - 2, job.job_id)
+        # The first time the node is to blame, and the next one may have room at once; so it is for a run that got on.
+        wait_s = 0.0 if losses <= 1 else delay_s(policy, losses - 2, job.job_id)
         return RunRetryScheduled(
             retry_at=now + wait_s,
             retry_count=run.retry_count,
@@ -87,6 +87,18 @@ def is_due(run: RunInfo, now: float) -> bool:
         return False
     failed_at = run.jobs[-1].ended_at
     return now >= run.retry_at or (failed_at is not None and now < failed_at - _DISPATCH_DELAY_S)
+
+
+def waits_too_long(run: RunInfo, policy: RetryPolicy, now: float) -> bool:
+    """Whether a run has longer to wait than it ever had to: by a clock that was ahead then, and has been put right."""
+    if run.status is not JobStatus.RETRYING or run.retry_at is None:
+        return False
+    job = run.jobs[-1]
+    if job.failure in UNCOUNTED_FAILURES:
+        wait_s = delay_s(policy, max(0, sum(1 for _ in _losses_in_a_row(run)) - 2), job.job_id)
+    else:
+        wait_s = delay_s(policy, run.retry_count - 1, job.job_id)
+    return run.retry_at - now > wait_s + _DISPATCH_DELAY_S
 
 
 def dispatch_delay_s(failures: int) -> float:
