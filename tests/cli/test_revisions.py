@@ -89,7 +89,8 @@ def test_a_changed_space_is_refused_with_the_difference_and_accepted_as_an_amend
     assert "with --amend" in refused.err
     # In a sweep under way, the controller at work takes it over.
     amended = metta("run", "train.py", "--amend")
-    assert "it was amended; a controller is at work on it already" in amended.err
+    assert amended.code == 0
+    assert amended.err.endswith("the controller at work on it goes on with the new search_space\n")
     metta.release()
     assert running.wait().code == 0
     assert metta.latest().sweep_id == sweep_id
@@ -156,3 +157,29 @@ def test_a_controller_that_slept_through_the_loss_of_its_lease_does_no_harm(mett
     assert second.wait().code == 0
     assert metta.latest().counts == {JobStatus.COMPLETED: 4}
     assert len(metta.executions()) == len(set(metta.executions())) == 4
+
+
+def test_limits_of_a_sweep_under_way_change_by_running_it_again(metta: CommandLine) -> None:
+    running = metta.start_held()
+    metta.write("train.py", TARGET.replace("max_trials=4", "max_trials=3"))
+    again = metta("run", "train.py")
+    assert (again.code, "goes on with the new max_trials" in again.err) == (0, True)
+    assert "a controller is at work on it already" in metta("run", "train.py").error
+    metta.release()
+    assert running.wait().code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 3}
+
+
+def test_a_stop_whose_controller_was_killed_is_carried_out_by_whoever_comes_next(metta: CommandLine) -> None:
+    running = metta.start_held()
+    sweep_id = metta.latest().sweep_id
+    os.kill(running.process.pid, signal.SIGSTOP)
+    stopping = metta.start("stop", "train")
+    wait_until(lambda: metta.latest().status is SweepStatus.STOPPING, what="the request")
+    for command in (running, stopping):
+        command.process.kill()
+        command.process.wait()
+    assert f"no controller is at work: metta sweep stop {sweep_id}" in metta("status").out
+    assert metta("resume", "train").error.endswith(f"bring it to its end with: metta sweep stop {sweep_id}")
+    assert metta("run", "train.py").code == 1
+    assert (metta.latest().status, metta.latest().counts) == (SweepStatus.STOPPED, {JobStatus.CANCELLED: 2})

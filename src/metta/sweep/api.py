@@ -105,6 +105,7 @@ class Sweep:
         if is_importing():
             raise SweepRunReached
         from metta.sweep.display.progress import run_with_progress
+        from metta.sweep.errors import LeaseHeldError
         from metta.sweep.launch import check, launch
         from metta.sweep.stores import open_store, store_url
 
@@ -120,6 +121,11 @@ class Sweep:
         opened = open_store(store_url(None if store is None else fspath(store)), create=True)
         try:
             launched = launch(opened, definition)
+            if launched.is_elsewhere:
+                raise LeaseHeldError(
+                    f"sweep {launched.sweep.sweep_id}: a controller is at work on it already; it goes on with the new "
+                    f"{', '.join(launched.changes)}"
+                )
             state = run_with_progress(opened, launched, show=progress)
             sweep = state.sweep
             return SweepResult(

@@ -38,6 +38,7 @@ from metta.sweep.model.sweep import (
     PickledTarget,
     SweepConfig,
     SweepMetadata,
+    SweepStatus,
     Target,
 )
 from metta.sweep.protocols import Observer, Store
@@ -63,8 +64,10 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool
     #: Limits that differ from those it had.
     changes: dict[str, Any] = {}
-    #: Whether another controller is at work on it and this process stands by.
+    #: Whether to wait until no other controller is at work on it.
     standby: bool = False
+    #: Whether another controller is at work on it, and was told of what has changed.
+    is_elsewhere: bool = False
 
 
 def check(definition: Definition) -> None:
@@ -126,18 +129,26 @@ def _earlier(existing: Mapping[str, SweepMetadata], config: SweepConfig, *, is_n
 
 def _resumed(store: Store, sweep: SweepMetadata, config: SweepConfig, *, amend: bool, standby: bool) -> Launched:
     found = differences(sweep.config, config)
+    wanted = {limit: getattr(config, limit) for limit in LIMITS}
+    differing = {limit: value for limit, value in wanted.items() if value != getattr(sweep.config, limit)}
+    changes = msgspec.to_builtins(differing)
+    if (found or changes) and sweep.status is SweepStatus.STOPPING:
+        raise ConfigError(
+            f"sweep {sweep.sweep_id} ({sweep.config.name}) is being stopped, so it cannot change any more; "
+            f"bring it to its end with: metta sweep stop {sweep.sweep_id}"
+        )
     if found:
         _amend(store, sweep, config, found, amend=amend)
-    is_busy = is_controlled(store, sweep.sweep_id, SystemClock().now())
-    if is_busy and not standby:
-        amended = "it was amended; " if found else ""
-        raise LeaseHeldError(
-            f"sweep {sweep.sweep_id} ({sweep.config.name}): {amended}a controller is at work on it already; "
-            f"watch it with: metta sweep status {sweep.sweep_id}, or wait to take over with --standby"
-        )
-    wanted = {limit: getattr(config, limit) for limit in LIMITS}
-    changes = {limit: value for limit, value in wanted.items() if value != getattr(sweep.config, limit)}
-    return Launched(sweep=sweep, resumed=True, changes=msgspec.to_builtins(changes), standby=is_busy)
+    if standby or not is_controlled(store, sweep.sweep_id, SystemClock().now()):
+        return Launched(sweep=sweep, resumed=True, changes=changes, standby=standby)
+    if changes:
+        control.resume(store, sweep, changes)
+    if found or changes:
+        return Launched(sweep=sweep, resumed=True, changes={**found, **changes}, is_elsewhere=True)
+    raise LeaseHeldError(
+        f"sweep {sweep.sweep_id} ({sweep.config.name}): a controller is at work on it already; "
+        f"watch it with: metta sweep status {sweep.sweep_id}, or wait to take over with --standby"
+    )
 
 
 def _amend(store: Store, sweep: SweepMetadata, config: SweepConfig, found: Mapping[str, Any], *, amend: bool) -> None:

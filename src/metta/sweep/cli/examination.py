@@ -20,7 +20,7 @@ from metta.sweep.controller.consistency import IssueKind
 from metta.sweep.controller.decide import Decision, open_jobs
 from metta.sweep.controller.lease import is_controlled, is_dead
 from metta.sweep.controller.validator import Issue, StateValidator, clocks_set_back
-from metta.sweep.display.views import duration
+from metta.sweep.display.views import duration, go_on_command
 from metta.sweep.errors import (
     CheckpointError,
     DamagedStoreError,
@@ -242,7 +242,7 @@ def _controller(reader: Reader, sweep: SweepMetadata, *, controlled: bool, now: 
     lease = reader.fetch_lease(sweep.sweep_id)
     if controlled and lease is not None:
         return f"{lease.holder} is at work"
-    go_on = "" if sweep.status.ended else f"; go on with: metta sweep run --resume {sweep.sweep_id}"
+    go_on = "" if sweep.status.ended else f"; go on with: {go_on_command(sweep)}"
     if lease is not None and lease.expires_at > now and is_dead(lease.holder):
         return f"{lease.holder} died; the next one takes its place at once{go_on}"
     return f"none is at work, the sweep is {sweep.status}{go_on}"

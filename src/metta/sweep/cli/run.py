@@ -84,6 +84,10 @@ def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> 
     """Be the sweep's controller, here or in the background; ends the command with the exit code of the sweep."""
     from metta.sweep.display.progress import run_with_progress
 
+    if launched.is_elsewhere:
+        what = f"sweep {launched.sweep.sweep_id} ({launched.sweep.config.name})"
+        sys.stderr.write(f"{what}: the controller at work on it goes on with the new {', '.join(launched.changes)}\n")
+        return
     if detach:
         _detach(store, launched)
         _print_started(launched, as_json)
@@ -120,13 +124,13 @@ def _resumed(store: Store, address: str, given: dict[str, Any], *, standby: bool
             raise ConfigError(f"--{option}: a sweep under way cannot change it; allowed with --resume are its limits")
         if value < 1:
             raise ConfigError(f"--{option.replace('_', '-')}: expected at least 1, got {value}")
-    is_busy = is_controlled(store, sweep.sweep_id, SystemClock().now())
-    if is_busy and not standby:
+    if not standby and is_controlled(store, sweep.sweep_id, SystemClock().now()):
         raise LeaseHeldError(
-            f"sweep {sweep.sweep_id}: a controller is at work on it already; wait to take over with --standby"
+            f"sweep {sweep.sweep_id}: a controller is at work on it already; wait to take over with --standby, "
+            f"or change its limits with: metta sweep resume {sweep.sweep_id}"
         )
     changes = {limit: value for limit, value in given.items() if value != getattr(sweep.config, limit)}
-    return Launched(sweep=sweep, resumed=True, changes=changes, standby=is_busy)
+    return Launched(sweep=sweep, resumed=True, changes=changes, standby=standby)
 
 
 def _detach(store: Store, launched: Launched) -> None:

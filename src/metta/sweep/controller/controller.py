@@ -18,7 +18,16 @@ from metta.sweep.controller.decide import Decision, Policy, decide, jobs_to_disp
 from metta.sweep.controller.retries import dispatch_delay_s, may_dispatch, next_deadline
 from metta.sweep.controller.revisions import resume_sweep
 from metta.sweep.controller.validator import StateValidator
-from metta.sweep.errors import DispatchError, InvalidTransition, NotFoundError, StoreAwayError, SweepError
+from metta.sweep.errors import (
+    DispatchError,
+    FencedError,
+    InvalidTransition,
+    LeaseHeldError,
+    NotFoundError,
+    StaleWriteError,
+    StoreAwayError,
+    SweepError,
+)
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
@@ -114,15 +123,19 @@ class SweepController:
         """Work until the sweep has ended or, after `wind_down`, nothing runs any more; returns the last state."""
         try:
             self._patiently(self._begin)
-            while not self._is_done():
-                self._patiently(self._turn)
+            has_left = False
+            while not has_left:
+                while not self._is_done():
+                    self._patiently(self._turn)
+                has_left = self._patiently(self._leave)
         except BaseException as error:
             # A farewell in the log if it can be had; what matters is the error itself.
             with suppress(SweepError):
-                self._leave(f"{type(error).__name__}: {error}")
+                self._append([*self._unlogged, _stopped(f"{type(error).__name__}: {error}")])
+                self._store.release_lease(self._lease)
+            self._dispatcher.close()
             raise
-        status = self.state.sweep.status
-        self._patiently(lambda: self._leave(f"sweep {status}" if status is not SweepStatus.RUNNING else "wound down"))
+        self._dispatcher.close()
         return self.state
 
     def _begin(self) -> None:
@@ -148,7 +161,9 @@ class SweepController:
                 result = action()
             except StoreAwayError as error:
                 if self._stop_requests > 1:
-                    raise
+                    # The user has had enough. Cancelling needs no store; the agent spools how the jobs end.
+                    self._cancel()
+                    raise KeyboardInterrupt from error
                 if wait_s == _SHORTEST_AWAY_S:
                     logger.warning("the store is away; running jobs go on, new ones wait for it: %s", error)
                 threading.Event().wait(wait_s)
@@ -159,8 +174,12 @@ class SweepController:
                 return result
 
     def resume(self, changes: Mapping[str, Any]) -> None:
-        """Take up a paused or ended sweep again, or change limits of one; call it before `run`."""
-        self._append(resume_sweep(self.state.sweep, changes))
+        """Take up a paused or ended sweep again, or change limits of one; call it before `run`.
+
+        One that is being stopped stays so: what is left is to bring it to its end.
+        """
+        if self.state.sweep.status is not SweepStatus.STOPPING:
+            self._append(resume_sweep(self.state.sweep, changes))
 
     def wind_down(self) -> int:
         """Ask the loop to end; safe in a signal handler. Once: start nothing more, let jobs finish. Twice: cancel.
@@ -179,17 +198,37 @@ class SweepController:
         is_leaving = bool(self._stop_requests) or self.state.sweep.status is SweepStatus.PAUSED
         return is_leaving and is_considered and not open_jobs(self.state)
 
+    def _is_starting_nothing(self) -> bool:
+        return bool(self._stop_requests) or self.state.sweep.status is not SweepStatus.RUNNING
+
     def _started(self) -> Decision:
         body = ev.ControllerStarted(
             host=socket.gethostname(), pid=os.getpid(), fence=self._lease.fence, version=version("metta-sweep")
         )
         return Decision(body=body)
 
-    def _leave(self, reason: str) -> None:
-        self._dispatcher.close()
-        self._append([*self._unlogged, Decision(body=ev.ControllerStopped(reason=reason))])
-        self._notify()
+    def _leave(self) -> bool:
+        """Give the sweep up; False when something has happened meanwhile that is still ours to deal with.
+
+        The lease goes first. Who wants the sweep to go on either finds it free, or has written that before it was given
+        back, and then the farewell is refused.
+        """
+        status = self.state.sweep.status
+        reason = f"sweep {status}" if status is not SweepStatus.RUNNING else "wound down"
         self._store.release_lease(self._lease)
+        try:
+            self._append([*self._unlogged, _stopped(reason)], expected_seq=self.state.seq)
+        except FencedError:
+            return True  # another controller is at work by now
+        except StaleWriteError:
+            try:
+                self._lease = leases.acquire(self._store, self._sweep_id, self._clock.now())
+            except LeaseHeldError:
+                return True
+            self._catch_up()
+            return False
+        self._notify()
+        return True
 
     # ---------------------------------------------------------------------------------------------------- step
 
@@ -221,7 +260,7 @@ class SweepController:
             self._notify()
         # A dispatcher that does not answer takes its time to say so.
         self._renew_lease()
-        if may_dispatch(self.state.sweep, now):
+        if not self._is_starting_nothing() and may_dispatch(self.state.sweep, now):
             self._dispatch(now)
         self._renew_lease()
         self._cancel()
@@ -243,7 +282,7 @@ class SweepController:
             self._config = self.state.sweep.config
             self._policy = policy_of(self._config)
 
-    def _append(self, decisions: Sequence[Decision]) -> None:
+    def _append(self, decisions: Sequence[Decision], *, expected_seq: int | None = None) -> None:
         if not decisions:
             return
         now = self._clock.now()
@@ -258,7 +297,7 @@ class SweepController:
             )
             for decision in decisions
         ]
-        stored = self._store.append(events, fence=self._lease.fence)
+        stored = self._store.append(events, fence=self._lease.fence, expected_seq=expected_seq)
         if stored[0].seq == self.state.seq + 1:
             self.state = fold(self.state, stored)
             self._events += stored
@@ -281,21 +320,20 @@ class SweepController:
 
     def _record_losses(self) -> None:
         still_open = set(open_jobs(self.state))
-        dispatched = still_open - {job.job_id for job in jobs_to_dispatch(self.state)}
-        known = dispatched | (self._handed_over & still_open)
-        if not known:
+        granted = {job.job_id for job in jobs_to_dispatch(self.state)} - self._handed_over
+        # What was granted and never taken is offered again and again; when nothing is to start any more, it is over.
+        asked = still_open if self._is_starting_nothing() else still_open - granted
+        if not asked:
             return
-        standing = self._dispatcher.standing(sorted(known))
+        standing = self._dispatcher.standing(sorted(asked))
         lost = {job_id for job_id, what in standing.items() if what is Standing.LOST}
         self._handed_over -= lost
-        reason = f"{self._dispatcher.name} no longer knows it"
+        name = self._dispatcher.name
+        gone = ev.JobLost(reason=f"{name} no longer knows it", failure=FailureKind.NODE_LOST)
+        never_taken = ev.JobLost(reason=f"{name} never took it", failure=FailureKind.DISPATCHER_ERROR)
         self._append(
             [
-                Decision(
-                    body=ev.JobLost(reason=reason, failure=FailureKind.NODE_LOST),
-                    run_id=run_id,
-                    job_id=job_id,
-                )
+                Decision(body=never_taken if job_id in granted else gone, run_id=run_id, job_id=job_id)
                 for run_id in self.state.unfinished
                 if (job := self.state.runs[run_id].open_job) is not None and (job_id := job.job_id) in lost
             ]
@@ -334,6 +372,10 @@ class SweepController:
             return
         if jobs := open_jobs(self.state):
             self._dispatcher.cancel(jobs, outcome, reason)
+
+
+def _stopped(reason: str) -> Decision:
+    return Decision(body=ev.ControllerStopped(reason=reason))
 
 
 def _dispatched(job: JobDefinition, placement: Placement) -> Decision:

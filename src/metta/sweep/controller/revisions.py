@@ -116,7 +116,9 @@ def _best(runs: Iterable[RunInfo], config: SweepConfig) -> RunInfo | None:
 def resume_sweep(sweep: SweepMetadata, changes: Mapping[str, Any]) -> list[Decision]:
     """Let a sweep go on that is paused or has ended, or change its limits; nothing when it goes on as it is."""
     if sweep.status is SweepStatus.STOPPING:
-        raise ConfigError(f"sweep {sweep.sweep_id} is being stopped; wait for its end, then resume it")
+        raise ConfigError(
+            f"sweep {sweep.sweep_id} is being stopped; bring it to its end with: metta sweep stop {sweep.sweep_id}"
+        )
     if not changes and sweep.status is SweepStatus.RUNNING:
         return []
     return [Decision(body=ev.SweepResumed(changes=dict(changes)))]

@@ -14,7 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from metta.sweep.analysis.progress import estimate_end
-from metta.sweep.display.views import config_text, console, counts_text, duration, eta_text, number, status_text
+from metta.sweep.display.views import (
+    config_text,
+    console,
+    counts_text,
+    duration,
+    eta_text,
+    go_on_command,
+    number,
+    status_text,
+)
 from metta.sweep.launch import Launched, drive
 from metta.sweep.model.events import Event, RunRetryScheduled
 from metta.sweep.model.run import JobStatus, RunInfo
@@ -38,7 +47,7 @@ def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepS
     announce(_greeting(launched))
 
     def on_takeover() -> None:
-        announce(f"took over sweep {launched.sweep.sweep_id}: its controller is gone")
+        announce(f"took over sweep {launched.sweep.sweep_id}: no other controller is at work on it")
 
     def on_stop_request(requests: int) -> None:
         announce(_farewell(launched.sweep, requests))
@@ -140,7 +149,7 @@ def _greeting(launched: Launched) -> str:
     what = f"sweep {sweep.sweep_id} ({sweep.config.name})"
     changed = "".join(f", {name} is now {value}" for name, value in launched.changes.items())
     if launched.standby:
-        return f"standing by: another controller is at work on {what}"
+        return f"standing by for {what} until no other controller is at work on it"
     if launched.resumed:
         return f"resuming {what}: {sweep.ended_count} runs ended before{changed}"
     config = sweep.config
@@ -159,9 +168,9 @@ def _farewell(sweep: SweepMetadata, requests: int) -> str:
 def _summary(state: SweepState) -> str:
     sweep = state.sweep
     if sweep.status is SweepStatus.PAUSED:
-        return f"sweep {sweep.sweep_id} is PAUSED: {sweep.reason}\ngo on with: metta sweep resume {sweep.sweep_id}"
+        return f"sweep {sweep.sweep_id} is PAUSED: {sweep.reason}\ngo on with: {go_on_command(sweep)}"
     if not sweep.status.ended:
-        return f"sweep {sweep.sweep_id} is interrupted; go on with: metta sweep run --resume {sweep.sweep_id}"
+        return f"sweep {sweep.sweep_id} is interrupted; go on with: {go_on_command(sweep)}"
     best = ""
     if sweep.best_run_id is not None:
         run = state.runs[sweep.best_run_id]

@@ -15,6 +15,7 @@ from metta.sweep.display.views import (
     duration,
     eta_text,
     facts,
+    go_on_command,
     number,
     runs_table,
     status_text,
@@ -70,9 +71,9 @@ def _status_line(sweep: SweepMetadata, controlled: bool) -> Text:
     if sweep.reason:
         line.append(f": {sweep.reason}", style="default")
     if sweep.status is SweepStatus.PAUSED:
-        line.append(f"; go on with: metta sweep resume {sweep.sweep_id}", style="yellow")
+        line.append(f"; go on with: {go_on_command(sweep)}", style="yellow")
     elif not sweep.status.ended and not controlled:
-        line.append(f"; no controller is at work: metta sweep run --resume {sweep.sweep_id}", style="yellow")
+        line.append(f"; no controller is at work: {go_on_command(sweep)}", style="yellow")
     return line
 
 

@@ -111,6 +111,15 @@ def sweeps_table(sweeps: Iterable[SweepMetadata]) -> Table:
     return table
 
 
+def go_on_command(sweep: SweepMetadata) -> str:
+    """What to type so that an unended sweep without a controller goes on its way."""
+    if sweep.status is SweepStatus.STOPPING:
+        return f"metta sweep stop {sweep.sweep_id}"
+    if sweep.status is SweepStatus.PAUSED:
+        return f"metta sweep resume {sweep.sweep_id}"
+    return f"metta sweep run --resume {sweep.sweep_id}"
+
+
 def counts_text(sweep: SweepMetadata) -> Text:
     """Such as `12 COMPLETED, 2 IN_TRAINING`."""
     text = Text()
