@@ -18,6 +18,11 @@ SIZE = 8
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def hash_of(values: tuple[object, ...]) -> bytes:
+    """The hash of a row's table and columns, as they are."""
+    return blake2b(_encode(values), digest_size=SIZE).digest()
+
+
 def event_hash(
     sweep_id: str,
     seq: int,
@@ -31,19 +36,19 @@ def event_hash(
 ) -> bytes:
     """The hash of a row of `events`."""
     values = ("event", sweep_id, seq, id, _real(at), actor, type, run_id, job_id, body)
-    return blake2b(_encode(values), digest_size=SIZE).digest()
+    return hash_of(values)
 
 
 def sweep_hash(sweep_id: str, name: str, created_at: float, seq: int, config: bytes, totals: bytes) -> bytes:
     """The hash of a row of `sweeps`."""
     values = ("sweep", sweep_id, name, _real(created_at), seq, config, totals)
-    return blake2b(_encode(values), digest_size=SIZE).digest()
+    return hash_of(values)
 
 
 def run_hash(sweep_id: str, run_id: str, index: int, status: str, score: float | None, info: bytes) -> bytes:
     """The hash of a row of `runs`."""
     values = ("run", sweep_id, run_id, index, status, _real(score), info)
-    return blake2b(_encode(values), digest_size=SIZE).digest()
+    return hash_of(values)
 
 
 def _real(value: float | None) -> float | None:
