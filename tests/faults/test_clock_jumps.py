@@ -19,7 +19,7 @@ from metta.sweep.model.state import EMPTY, SweepState, fold
 from processes import processes_in
 from waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 HOUR_S = 3600.0
 #: Each run fails once, and takes a moment.
@@ -52,7 +52,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.mark.parametrize("jumps", [[HOUR_S], [-HOUR_S], [HOUR_S, -HOUR_S]], ids=["ahead", "back", "ahead and right again"])
+@pytest.mark.parametrize(
+    "jumps", [[HOUR_S], [-HOUR_S], [HOUR_S, -HOUR_S]], ids=["ahead", "back", "ahead and right again"]
+)
 def test_a_sweep_does_not_notice_that_the_clock_was_set(bench: Bench, jumps: list[float]) -> None:
     trials, clock, waiting = 24, JumpingClock(), list(jumps)
     leases: list[float] = []

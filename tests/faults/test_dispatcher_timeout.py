@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -43,15 +44,33 @@ def test_an_agent_that_was_only_stopped_goes_on_with_its_jobs(make_world: MakeWo
         assert lease is not None
         assert lease.expires_at > time.time()
         renewals.add(lease.expires_at)
-        return len(renewals) == 5
+        return len(renewals) == 4
 
-    wait_until(is_held_on_to, what="four renewals of the lease")
-    found = world.doctor()
-    assert [issue["kind"] for issue in found if issue["serious"]] == ["agent"]
-    assert f"the agent with pid {agent} takes connections but does not answer" in found[0]["problem"]
-    # Nothing is concluded from its silence.
+    wait_until(is_held_on_to, what="three renewals of the lease")
+    shown = world.metta("status").stdout
+    assert re.search(rf"pid {agent}: \d jobs, seen \d+(\.\d+)?s ago", shown), shown
+    assert "no controller" not in shown
+    # Nothing is concluded from its silence yet.
     assert world.bodies(JobLost) == []
     os.kill(agent, signal.SIGCONT)
+    assert world.run_to_the_end() == 0
+    assert world.check().sweep.counts == {JobStatus.COMPLETED: 8}
+    assert len(world.executed()) == len(set(world.executed())) == 8
+
+
+def test_the_doctor_finds_an_agent_that_does_not_answer(make_world: MakeWorld) -> None:
+    world = make_world(max_trials=8, body=HELD)
+    world.start_controller()
+    agent = stop_agent(world)
+    world.kill_controller()
+    began = time.monotonic()
+    found = world.doctor()
+    assert time.monotonic() - began < 25
+    assert [issue["kind"] for issue in found if issue["serious"]] == ["agent"]
+    assert f"the agent with pid {agent} takes connections but does not answer" in found[0]["problem"]
+    assert world.doctor("--fix") != []  # it is the controller's to replace
+    os.kill(agent, signal.SIGCONT)
+    world.signal("go")
     assert world.run_to_the_end() == 0
     assert world.check().sweep.counts == {JobStatus.COMPLETED: 8}
     assert len(world.executed()) == len(set(world.executed())) == 8

@@ -60,7 +60,7 @@ def test_a_stopped_trial_that_wakes_after_it_was_given_up_does_no_harm(make_worl
     """
     world = make_world(max_trials=4, body=body, job_timeout_s=2, grace_s=20)
     world.start_controller()
-    wait_until(lambda: world.executions(), what="the first trial")
+    wait_until(world.executions, what="the first trial")
     _, pid = world.executions()[0]
 
     def is_asked_to_end() -> bool:

@@ -55,7 +55,7 @@ def test_jobs_that_end_while_the_store_is_away_are_recorded_when_it_is_back(
     controller = world.start_controller()
     wait_until(lambda: len(world.running()) == 4, what="four running jobs")
     agent = world.agent_pid()
-    spool = world.folder / "sweeps" / world.sweep_id / "agent.spool"
+    spool = world.files / "agent.spool"
 
     postgresql_server.stop()
     world.signal("go")
@@ -115,7 +115,7 @@ def test_what_an_agent_could_not_write_before_it_was_killed_is_written_by_the_ne
     wait_until(lambda: len(world.running()) == 4, what="four running jobs")
     agent = world.agent_pid()
     assert agent is not None
-    spool = world.folder / "sweeps" / world.sweep_id / "agent.spool"
+    spool = world.files / "agent.spool"
     postgresql_server.stop()
     world.signal("go")
     wait_until(lambda: spool.read_bytes().count(b'"job_exited"') == 4, what="the results in the spool")

@@ -16,7 +16,14 @@ STORM = Path(__file__).parents[2] / "benchmarks" / "storm.py"
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 def test_a_sweep_comes_through_a_storm_with_every_run_ended_once(database: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    options = ["--quick", "--kill-every=2.5", "--crash-every=5", f"--json={figures}", *(["--sqlite"] if database == "sqlite" else [])]
+    options = [
+        "--quick",
+        "--seconds=1",
+        "--kill-every=2.5",
+        "--crash-every=5",
+        f"--json={figures}",
+        *(["--sqlite"] if database == "sqlite" else []),
+    ]
     done = subprocess.run([sys.executable, STORM, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {figure["name"]: figure["value"] for figure in json.loads(figures.read_text())["figures"]}

@@ -97,6 +97,7 @@ class World:
         self.target.write_text(TARGET.replace("SETTINGS", spelled).replace("BODY", textwrap.indent(body, "    ")))
         self.controllers: list[subprocess.Popen[bytes]] = []
         self._reader: Reader | None = None
+        self._sweep_id: str | None = None
 
     # ------------------------------------------------------------------------------------------- what happens to it
 
@@ -164,7 +165,7 @@ class World:
 
     @property
     def agent_said(self) -> str:
-        return Path(self.sweep.config.directory, "agent.log").read_text()
+        return (self.files / "agent.log").read_text()
 
     def metta(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`metta sweep ...` as a user calls it."""
@@ -204,10 +205,11 @@ class World:
                 reader = open_reader(self.url)
             except StoreError:  # it is just being created, or away
                 return False
-            if not any(sweep.config.name == self.name for sweep in reader.fetch_sweeps()):
+            found = [sweep.sweep_id for sweep in reader.fetch_sweeps() if sweep.config.name == self.name]
+            if not found:
                 reader.close()
                 return False
-            self._reader = reader
+            self._reader, self._sweep_id = reader, found[0]
         return True
 
     def reopen(self) -> None:
@@ -218,11 +220,20 @@ class World:
 
     @property
     def sweep(self) -> SweepMetadata:
-        return next(sweep for sweep in self.store.fetch_sweeps() if sweep.config.name == self.name)
+        [sweep] = self.store.fetch_sweeps(self.sweep_id)
+        return sweep
 
     @property
     def sweep_id(self) -> str:
-        return self.sweep.sweep_id
+        if self._sweep_id is None:
+            wait_until(self._has_sweep, what="the creation of the sweep")
+        assert self._sweep_id is not None
+        return self._sweep_id
+
+    @property
+    def files(self) -> Path:
+        """The sweep's own folder."""
+        return self.folder / "sweeps" / self.sweep_id
 
     def runs(self, *statuses: JobStatus) -> list[RunInfo]:
         return self.store.fetch_runs(self.sweep_id, statuses=statuses or None)
@@ -236,20 +247,23 @@ class World:
 
     def wait_for_events(self, count: int) -> None:
         """Until so many more events are in the log, or the sweep is over."""
-        sweep = self.sweep
-        goal = sweep.seq + count
+        goal = self.sweep.seq + count
         wait_until(
-            lambda: self.store.wait_for_change(sweep.sweep_id, goal - 1, 0.1) or self.is_over(), what=f"event {goal}"
+            lambda: self.store.wait_for_change(self.sweep_id, goal - 1, 0.1) or self.is_over(), what=f"event {goal}"
         )
 
     def is_over(self) -> bool:
         return self.controller.poll() is not None
 
     def agent_pid(self) -> int | None:
-        address = read_address(self.sweep.config.directory)
-        if address is None or not psutil.pid_exists(address.pid):
+        address = read_address(str(self.files))
+        if address is None:
             return None
-        return address.pid
+        with suppress(psutil.NoSuchProcess):
+            # Whose turn it is to bury it may take its time.
+            if psutil.Process(address.pid).status() != psutil.STATUS_ZOMBIE:
+                return address.pid
+        return None
 
     def bodies(self, kind: type[_Kind]) -> list[_Kind]:
         """Of all events of this kind."""
