@@ -304,6 +304,11 @@ class TestCheckpoints:
             save_checkpoint([], step)
         assert job.told == []
 
+    def test_neither_is_an_integer_that_is_too_long_to_be_written_out(self, job: Job) -> None:
+        for step in (10**5000, -(10**5000)):
+            with pytest.raises(CheckpointError, match="got int: beyond 63 bits"):
+                save_checkpoint([], step)
+
     def test_a_file_that_is_not_there_is_named(self, job: Job) -> None:
         with pytest.raises(CheckpointError, match=r"no file or folder 'no/such.pt'.*put it into a dict"):
             save_checkpoint("no/such.pt", 1)
@@ -386,9 +391,21 @@ class TestDamagedCheckpoints:
         assert all(line.startswith("metta sweep: warning: the checkpoint of step ") for line in lines)
         assert all(line.endswith("; going on from step 1") for line in lines)
 
+    @pytest.mark.parametrize("instead", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(path)])
+    def test_what_is_there_instead_is_passed_over(self, job: Job, instead: Callable[[Path], Any]) -> None:
+        save_checkpoint({"epoch": 1}, 1)
+        save_checkpoint({"epoch": 2}, 2)
+        job.file(2).unlink()
+        instead(job.file(2))
+        job.next()
+        loaded = load_checkpoint()
+        assert loaded is not None
+        assert loaded.step == 1
+
     @pytest.mark.parametrize(
         "damage",
         [
+            lambda folder: os.mkfifo(folder / "pipe"),
             lambda folder: (folder / "another").touch(),
             lambda folder: (folder / "weights").rename(folder / "heights"),
             lambda folder: (folder / "weights").unlink(),

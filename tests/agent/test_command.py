@@ -178,6 +178,47 @@ class Program:
         return list(self.tail.read(final=True))
 
 
+class TestLongOutput:
+    MIB = 1 << 20
+
+    @pytest.fixture
+    def program(self, tmp_path: Path) -> Program:
+        return Program(tmp_path, MetricsSource(stdout="json"))
+
+    def prints(self, program: Program, output: bytes) -> list[dict[str, float]]:
+        found = program.prints(output)
+        while program.tail.behind:
+            found += program.tail.read()
+        return found + list(program.tail.read())
+
+    def test_a_line_that_does_not_end_is_not_kept_and_what_follows_it_is_found(self, program: Program) -> None:
+        piece = b'{"a": 0, "b": [' + b"1," * self.MIB
+        for _ in range(4):
+            assert self.prints(program, piece) == []
+        [followed] = program.tail._followed
+        assert not followed._rest
+        assert self.prints(program, b'{"a": 1}\n{"a": 2}\n') == [{"a": 2.0}]
+        assert program.ends() == []
+
+    def test_a_progress_bar_may_be_as_long_as_it_likes(self, program: Program) -> None:
+        assert self.prints(program, b"\r 1 % of it" * self.MIB) == []
+        assert self.prints(program, b'\r100 %{"a": 1}\n') == [{"a": 1.0}]
+
+    def test_all_states_of_a_long_progress_bar_are_searched(self, tmp_path: Path) -> None:
+        program = Program(tmp_path, MetricsSource(regex="loss=(?P<loss>[0-9]+);"))
+        found = self.prints(program, b"".join(b"\rloss=%d;%b" % (loss, b"#" * 1000) for loss in range(3000)))
+        assert found[-1]["loss"] > 1000
+        assert program.ends() == [{"loss": 2999.0}]
+
+    def test_what_is_still_to_be_read_is_told_in_pieces(self, program: Program) -> None:
+        assert program.tail.behind == 0
+        with program.log.open("wb") as log:
+            log.write(b'{"a": 1}' + b"\n" * 3 * self.MIB)
+        assert program.tail.behind == 3
+        assert list(program.tail.read()) == [{"a": 1.0}]
+        assert program.tail.behind == 2
+
+
 class TestJsonLines:
     @pytest.fixture
     def program(self, tmp_path: Path) -> Program:

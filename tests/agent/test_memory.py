@@ -155,18 +155,18 @@ def small_group() -> Iterator[Path]:
     settings = {Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes", Path("/sys/fs/cgroup"): "memory.max"}
     root = next((root for root in settings if (root / "cgroup.procs").exists()), None)
     if root is None:
-        pytest.skip("there are no control groups here")
+        pytest.fail("there are no control groups here; mount /sys/fs/cgroup")
     group = root / f"metta-sweep-test-{os.getpid()}"
     try:
         group.mkdir()
-    except OSError:
-        pytest.skip("control groups cannot be changed here")
+    except OSError as error:
+        pytest.fail(f"control groups cannot be changed here: {error}; run as root")
     try:
         (group / settings[root]).write_text(str(64 * MIB))
         yield group
         wait_until(lambda: not (group / "cgroup.procs").read_text())
-    except OSError:
-        pytest.skip("memory cannot be limited here")
+    except OSError as error:
+        pytest.fail(f"memory cannot be limited here: {error}; run as root")
     finally:
         group.rmdir()
 

@@ -17,6 +17,7 @@ import os
 import pickle
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -88,8 +89,10 @@ def _checked_step(step: Any) -> int:
     except TypeError:
         number = -1
     if isinstance(step, bool) or not 0 <= number <= _LARGEST_STEP:
+        # Python refuses to write out integers of thousands of digits.
+        shown = f"{step!r:.80}" if abs(number) <= _LARGEST_STEP else "beyond 63 bits"
         raise CheckpointError(
-            f"step must be an integer from 0 on, such as the number of the epoch; got {type(step).__name__}: {step!r}"
+            f"step must be an integer from 0 on, such as the number of the epoch; got {type(step).__name__}: {shown}"
         )
     return number
 
@@ -231,6 +234,8 @@ def digest(path: Path) -> tuple[str, int]:
 
 
 def _file_digest(path: Path) -> tuple[str, int]:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CheckpointError(f"{path.name} is neither a file nor a folder")  # and a pipe would be waited for for ever
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno()).st_size
 
@@ -263,8 +268,9 @@ def _problem(path: Path, sha256: str) -> str | None:
     except CheckpointError as error:
         return f"damaged: {error}"
     except OSError as error:
-        # A failing disk is no reason to give up: an older checkpoint may be readable. Anything else may pass.
-        if error.errno != errno.EIO:
+        # A failing disk is no reason to give up: an older checkpoint may be readable. Nor is a link to itself. Anything
+        # else may pass.
+        if error.errno not in (errno.EIO, errno.ELOOP):
             raise
         return f"damaged: {error}"
     if found == sha256:

@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from metta.sweep.agent.agent import Agent
+from metta.sweep.agent.descendants import adopt_orphans
 from metta.sweep.agent.location import AgentAddress, address_file, new_socket_path, spool_file
 from metta.sweep.clock import SystemClock
 from metta.sweep.model.run import JobStatus
@@ -33,6 +34,7 @@ def main(sweep_id: str) -> int:
         return 0 if os.read(ready, 1) else 1
     os.close(ready)
     os.setsid()
+    adopt_orphans()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     _serve(sweep_id, lambda: os.write(tell, b"1"))
     return 0

@@ -12,7 +12,7 @@ from metta.sweep.errors import DispatchError
 _ANSWER_TIMEOUT_S = 30.0
 
 
-def ask_agent(address: str, request: Request) -> Reply:
+def ask_agent(address: str, request: Request, timeout_s: float = _ANSWER_TIMEOUT_S) -> Reply:
     """Ask the agent that listens at this socket.
 
     Raises:
@@ -20,7 +20,7 @@ def ask_agent(address: str, request: Request) -> Reply:
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_ANSWER_TIMEOUT_S)
+            connection.settimeout(timeout_s)
             connection.connect(address)
             connection.sendall(encode_line(request))
             line = connection.makefile("rb").readline()

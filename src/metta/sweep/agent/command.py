@@ -25,6 +25,8 @@ RUN_PLACEHOLDERS = ("run_id", "run_directory")
 CHECKPOINT_PLACEHOLDER = "checkpoint"
 #: Read at a time, so that a program that floods its log doesn't flood the agent.
 _CHUNK_BYTES = 1 << 20
+#: A line that is longer tells no metrics.
+_LONGEST_LINE = 1 << 20
 
 
 def check_placeholders(field: str, arguments: Sequence[str], space: SearchSpace) -> None:
@@ -123,8 +125,13 @@ class MetricsTail:
         if source.file is not None:
             self._followed.append(_Followed(directory / _fill(source.file, values), True, None))
 
+    @property
+    def behind(self) -> int:
+        """How many calls of `read` what is there by now would take, beyond the one with `final`."""
+        return max((followed.behind for followed in self._followed), default=0)
+
     def read(self, *, final: bool = False) -> Iterator[dict[str, float]]:
-        """Metrics added since the last call; with `final`, also those of a last line without an end.
+        """Metrics added since the last call, of one chunk at most; with `final` all, and of a last line without an end.
 
         Raises:
             MetricError: a line holds a metric that is no finite number, or the metrics file cannot be read.
@@ -144,7 +151,16 @@ class _Followed:
         self._inode = before.st_ino if before else None
         self._offset = before.st_size if before else 0
         self._rest = b""
+        self._is_too_long = False
         self._last: dict[str, float] = {}
+
+    @property
+    def behind(self) -> int:
+        """See `MetricsTail.behind`."""
+        try:
+            return (self._path.stat().st_size - self._offset) // _CHUNK_BYTES
+        except (OSError, ValueError):
+            return 0  # reading it tells
 
     def read(self, *, final: bool) -> Iterator[dict[str, float]]:
         stat = self._stat()
@@ -156,13 +172,28 @@ class _Followed:
         while True:
             chunk = self._read(self._offset, _CHUNK_BYTES)
             self._offset += len(chunk)
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            for line in lines:
+            for line in self._lines(chunk):
                 yield from self._found(line)
             if not final or len(chunk) < _CHUNK_BYTES:
                 break
         if final:
             yield from self._read_end()
+
+    def _lines(self, chunk: bytes) -> list[bytes]:
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        if self._is_too_long:
+            if not lines:
+                return []
+            lines[0], self._is_too_long = b"", False
+        if len(rest) > _LONGEST_LINE:
+            # Of a progress bar all but the last state is done with; of anything else nothing is of use.
+            before, bar, after = rest.rpartition(b"\r")
+            lines.append(before)
+            rest = bar + after
+            if len(rest) > _LONGEST_LINE or not bar:
+                rest, self._is_too_long = b"", True
+        self._rest = rest
+        return lines
 
     def _read_end(self) -> Iterator[dict[str, float]]:
         """What is left at the end: a line without a newline, or a file that is one JSON object.
@@ -197,6 +228,8 @@ class _Followed:
         return MetricError(f"metrics cannot be read from {self._path}: {getattr(error, 'strerror', None) or error}")
 
     def _found(self, line: bytes) -> Iterator[dict[str, float]]:
+        if self._pattern is None and b"{" not in line:
+            return
         if metrics := self._parse(line.decode(errors="replace").rstrip()):
             self._last = metrics
             yield metrics
@@ -238,7 +271,19 @@ def _numbers(found: dict[str, Any]) -> dict[str, float]:
     numeric = {
         name: value for name, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
+    for name in numeric:
+        if not _is_text(name):
+            raise MetricError(f"metric names must be text, got {name!r}")
     return checked(numeric)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written to the log; JSON has escapes for halves of characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(name: str, text: str) -> float:

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,10 @@ _FOLDERS = re.compile(r"[^\s'\"=:(]*/")
 _VARIABLE = re.compile(r"(?<!\w)[-+]?\d*\.?\d+(?:[eE][-+]?\d+)?(?!\w)|\b\w*\d\w*\b")
 #: Exceptions may quote a whole tensor, and all of it is in the run's log.
 _LONGEST_REASON = 1000
+#: What it says itself; its place has to be told too.
+_LONGEST_TOLD = 800
+#: As much of it is searched for what it tells about the failure.
+_LONGEST_MESSAGE = 100_000
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -142,7 +146,8 @@ def killed_for_memory(verdict: Verdict) -> Verdict:
 
 def one_line(text: str) -> str:
     """A reason as the log keeps it."""
-    return f"{' '.join(text.split()):.{_LONGEST_REASON}}"
+    shown = f"{' '.join(text[:_LONGEST_MESSAGE].split()):.{_LONGEST_REASON}}"
+    return shown.encode(errors="backslashreplace").decode()
 
 
 # --------------------------------------------------------------------------------------------------------- evidence
@@ -243,18 +248,28 @@ def _bad_metrics(reason: str, place: str) -> Verdict:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        code = "" if error.code is None else repr(error.code)
+        code = "" if error.code is None else _said(repr, error.code)
         return f"called sys.exit({code}) before it returned"
     if isinstance(error, MetricError | TargetError):
         return _message(error)
-    return f"{type(error).__name__}: {_message(error)}{_place(error.__traceback__)}"
+    return f"{type(error).__name__}: {_message(error):.{_LONGEST_TOLD}}{_place(error.__traceback__)}"
 
 
 def _message(error: BaseException) -> str:
+    return _said(str, error)
+
+
+def _said(say: Callable[[object], str], value: object) -> str:
+    """What an object of the user's says of itself: its beginning and its end, if it can tell at all."""
     try:
-        return str(error)
-    except Exception:  # noqa: BLE001 (the user's class may not even be able to say what happened)
+        text = say(value)
+    except BaseException:  # noqa: BLE001 (it comes from the user's class, as the error itself did)
         return ""
+    return (
+        text
+        if len(text) <= _LONGEST_MESSAGE
+        else f"{text[: _LONGEST_MESSAGE // 2]} ... {text[-_LONGEST_MESSAGE // 2 :]}"
+    )
 
 
 def _place(trace: TracebackType | None) -> str:

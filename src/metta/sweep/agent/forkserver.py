@@ -12,7 +12,6 @@ It ends, and all its jobs with it, when the agent's end of its socket closes. Jo
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import os
 import select
@@ -27,11 +26,13 @@ from typing import NoReturn
 import msgspec
 
 from metta.sweep.agent import failures
+from metta.sweep.agent.descendants import adopt_orphans, die_with_parent, end_descendants
 from metta.sweep.agent.messages import (
     Exited,
     ForkReply,
     ForkRequest,
     Prepare,
+    Prepared,
     SetupFailed,
     Signal,
     Spawn,
@@ -44,12 +45,10 @@ from metta.sweep.model.sweep import CommandTarget, Target
 
 #: One packet holds one message, environment included.
 PACKET_BYTES = 1 << 20
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 #: When memory runs out, the kernel shall kill a job rather than the agent or the controller (from -1000 to 1000).
 _OOM_SCORE = 500
 
 _decode = msgspec.json.Decoder(ForkRequest).decode
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ForkServer:
@@ -65,7 +64,7 @@ class ForkServer:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         # Grandchildren that outlive their job become ours to reap.
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt_orphans()
 
     def run(self) -> None:
         """Serve until the agent is gone, then kill what is left."""
@@ -93,23 +92,34 @@ class ForkServer:
         request = _decode(packet)
         if isinstance(request, Prepare):
             _prepare(request.targets)
+            self._send(Prepared())
         elif isinstance(request, Signal):
-            with suppress(KeyError, ProcessLookupError):
-                os.killpg(self._pids[request.key], request.signal)
+            self._signal(request)
         else:
             self._spawn(request, descriptors)
         return True
 
+    def _signal(self, request: Signal) -> None:
+        pid = self._pids.get(request.key)
+        if pid is None:
+            return
+        with suppress(PermissionError):  # it has become another user's, by sudo say
+            try:
+                os.killpg(pid, request.signal)
+            except ProcessLookupError:
+                os.kill(pid, request.signal)  # it has not got to its setsid yet; until we reap it, the id is its own
+
     def _spawn(self, request: Spawn, descriptors: list[int]) -> None:
         try:
             pid = os.fork()
+            if pid == 0:
+                self._become_job(request, descriptors)
         except OSError as error:
             self._send(SpawnFailed(key=request.key, verdict=failures.of_start(error)))
             return
-        if pid == 0:
-            self._become_job(request, descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._pids[request.key] = pid
         self._keys[pid] = request.key
         self._send(Spawned(key=request.key, pid=pid))
@@ -118,7 +128,7 @@ class ForkServer:
         code = 1
         try:
             parent = os.getppid()
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            die_with_parent()
             if os.getppid() != parent:
                 os._exit(1)  # the fork server died before the line above took effect
             os.setsid()
@@ -192,23 +202,13 @@ class ForkServer:
         for pid in self._keys:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        # What a job put into sessions of their own is ours as the subreaper, once its parents are gone.
-        while children := _children():
-            for pid in children:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.wait()
+        # What a job put into sessions of their own becomes ours, once its parents are gone.
+        end_descendants()
 
 
 def _prefer_as_victim() -> None:
     with suppress(OSError):  # lowering it, where all of us have a higher one, takes a privilege
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
-
-
-def _children() -> list[int]:
-    listing = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in listing.read_text().split()] if listing.exists() else []
 
 
 def _prepare(targets: list[Target]) -> None:

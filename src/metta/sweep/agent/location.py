@@ -27,6 +27,17 @@ def spool_file(directory: str) -> Path:
     return address_file(directory).with_suffix(".spool")
 
 
+def has_spooled(directory: str) -> bool:
+    """Whether an agent that died left events that the store does not have: its jobs' results, it may be.
+
+    The next agent delivers them before it answers.
+    """
+    try:
+        return spool_file(directory).stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def read_address(directory: str) -> AgentAddress | None:
     """The agent that was there last, dead or alive; None when there never was one."""
     try:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metta.sweep.agent.failures import Verdict
-from metta.sweep.agent.supervision import Worker
+from metta.sweep.agent.job import Job
+from metta.sweep.agent.workers import Worker
 from metta.sweep.model.run import FailureKind, Outcome
 
 _GIB = 1 << 30
@@ -160,9 +161,9 @@ class MemoryLimits:
         self._sampler = MemorySampler()
         self._needed = asyncio.Event()
 
-    def watch(self, worker: Worker) -> None:
+    def watch(self, job: Job) -> None:
         """A job has begun; without a limit it costs nothing."""
-        if worker.job is not None and worker.job.memory_limit is not None:
+        if job.memory_limit is not None:
             self._needed.set()
 
     async def run(self) -> None:

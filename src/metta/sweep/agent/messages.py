@@ -100,7 +100,8 @@ class Spawn(_Message, frozen=True, kw_only=True, tag="spawn"):
     key: str
     log: str
     cwd: str
-    env: dict[str, str]
+    #: A function's process finds it in its assignment.
+    env: dict[str, str] = {}
     #: The program to execute; None to run functions.
     argv: list[str] | None = None
     #: Serve many assignments rather than one.
@@ -115,6 +116,10 @@ class Signal(_Message, frozen=True, kw_only=True, tag="signal"):
 
 
 ForkRequest: TypeAlias = Prepare | Spawn | Signal
+
+
+class Prepared(_Message, frozen=True, kw_only=True, tag="prepared"):
+    """The imports are done, as far as they go: processes can be started at once."""
 
 
 class Spawned(_Message, frozen=True, kw_only=True, tag="spawned"):
@@ -148,7 +153,8 @@ class SetupFailed(_Message, frozen=True, kw_only=True, tag="setup_failed"):
     verdict: Verdict
 
 
-ForkReply: TypeAlias = Spawned | Exited | SpawnFailed | SetupFailed
+JobReply: TypeAlias = Spawned | Exited | SpawnFailed | SetupFailed
+ForkReply: TypeAlias = Prepared | JobReply
 
 
 # ------------------------------------------------------------------------------------------------ agent <-> a job
@@ -178,7 +184,15 @@ class Finished(_Message, frozen=True, kw_only=True, tag="finished"):
 
 
 #: CheckpointSaved is an event as it will be in the log: by the time it is sent, the checkpoint is on the disk.
-JobMessage: TypeAlias = Measured | CheckpointSaved | Damaged | Finished
+JobNews: TypeAlias = Measured | CheckpointSaved | Damaged
+JobMessage: TypeAlias = JobNews | Finished
+
+
+class FromJob(_Message, frozen=True, kw_only=True):
+    """What a job says, and which: a process may outlive its job in a worker that has gone on to the next one."""
+
+    job_id: str
+    message: JobMessage
 
 
 def lines_of(connection: socket.socket) -> Iterator[bytes]:

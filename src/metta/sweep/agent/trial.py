@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,11 +16,26 @@ import msgspec
 from metta.sweep import session
 from metta.sweep.agent import failures
 from metta.sweep.agent.failures import Verdict
-from metta.sweep.agent.messages import Assignment, Finished, Measured, encode_line, lines_of
+from metta.sweep.agent.messages import Assignment, Finished, FromJob, JobMessage, Measured, encode_line, lines_of
 from metta.sweep.agent.targets import load_function
 from metta.sweep.errors import MetricError
 from metta.sweep.model.run import Outcome
 from metta.sweep.model.sweep import CommandTarget
+
+
+class _Speaking:
+    """Lets one thread speak at a time: long messages would get mixed up."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """In a forked process: the thread that held the lock is not there."""
+        self.lock = threading.Lock()
+
+
+_speaking = _Speaking()
+os.register_at_fork(after_in_child=_speaking.renew)
 
 _decode = msgspec.json.Decoder(Assignment).decode
 
@@ -27,15 +43,27 @@ _decode = msgspec.json.Decoder(Assignment).decode
 def serve(link: socket.socket, *, reuse: bool) -> None:
     """Work off assignments from the agent: one, or as many as come."""
     process_id = os.getpid()
+    directory, environment = os.getcwd(), dict(os.environ) if reuse else {}
     for line in lines_of(link):
         assignment = _decode(line)
         verdict = _perform(assignment, link, reuse=reuse)
         _flush()
         if os.getpid() != process_id:
             os._exit(0)  # a child that the function forked has come back from it; the result is the parent's to tell
-        link.sendall(encode_line(Finished(verdict=verdict)))
+        if reuse:
+            _restore(directory, environment)
+        link.sendall(encode_line(FromJob(job_id=assignment.context.job_id, message=Finished(verdict=verdict))))
         if not reuse:
             return
+
+
+def _restore(directory: str, environment: Mapping[str, str]) -> None:
+    """Let the next job find what the first one found."""
+    with suppress(OSError):  # it was removed; the next job's own attempt at a file in it tells
+        os.chdir(directory)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def redirect_output(log: str) -> None:
@@ -46,15 +74,17 @@ def redirect_output(log: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if (stream := getattr(sys, name)) is None or getattr(stream, "closed", False):
+            # A job of before closed it.
+            setattr(sys, name, os.fdopen(number, "w", buffering=1, errors="backslashreplace", closefd=False))
 
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        # The user's code may have closed it, or put something else there; what was printed is in the log or nowhere.
+        with suppress(Exception):
             stream.flush()
-        except (OSError, ValueError):
-            # The user's code may have closed it; what was printed is in the log or nowhere.
-            continue
 
 
 def _perform(assignment: Assignment, link: socket.socket, *, reuse: bool) -> Verdict:
@@ -69,11 +99,12 @@ def _perform(assignment: Assignment, link: socket.socket, *, reuse: bool) -> Ver
 
 def _call(assignment: Assignment, link: socket.socket) -> Verdict:
     assert not isinstance(assignment.target, CommandTarget)
-    current = session.Session(
-        assignment.context,
-        lambda metrics: link.sendall(encode_line(Measured(metrics=metrics))),
-        lambda note: link.sendall(encode_line(note)),
-    )
+
+    def tell(message: JobMessage) -> None:
+        with _speaking.lock:
+            link.sendall(encode_line(FromJob(job_id=assignment.context.job_id, message=message)))
+
+    current = session.Session(assignment.context, lambda metrics: tell(Measured(metrics=metrics)), tell)
     session.enter(current)
     process_id = os.getpid()
     try:
@@ -82,8 +113,8 @@ def _call(assignment: Assignment, link: socket.socket) -> Verdict:
         if os.getpid() == process_id:
             _report_result(current, assignment.target.name, result)
     except BaseException as error:  # noqa: BLE001 (whatever ends the user's code is the run's failure)
-        # The log may be on the disk whose being full is the failure.
-        with suppress(OSError, ValueError):
+        # The log may be on the disk whose being full is the failure, or standard error something of the user's.
+        with suppress(Exception):
             traceback.print_exc()
         return failures.of_exception(error)
     finally:

@@ -41,6 +41,8 @@ def backup(
             "use: pg_dump --format=custom --file=FILE DATABASE"
         )
     target = (beside(source, time.time()) if file is None else file).absolute()
+    if target.resolve() in parts_of(source):
+        raise ConfigError(f"{target}: is where SQLite keeps a part of the store {source}; name another file")
     copy_store(source, target, ProgressLine())
     if as_json:
         print_json({"store": str(source), "backup": str(target), "size_bytes": target.stat().st_size})
@@ -52,6 +54,12 @@ def backup(
 def beside(store: Path, now: float) -> Path:
     """The default target. Not named like the automatic backups, so that these do not count it as one of theirs."""
     return store.with_name(f"{store.stem}.backup-{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}.db")
+
+
+def parts_of(store: Path) -> set[Path]:
+    """The files that SQLite makes beside a store, and takes for its own wherever they come from."""
+    path = store.resolve()
+    return {path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", "-journal")}
 
 
 class ProgressLine:

@@ -15,7 +15,7 @@ import msgspec
 from metta.sweep import checkpoints
 from metta.sweep.agent import client
 from metta.sweep.agent import messages as msg
-from metta.sweep.agent.location import AgentAddress, read_address
+from metta.sweep.agent.location import AgentAddress, has_spooled, read_address
 from metta.sweep.controller.consistency import IssueKind
 from metta.sweep.controller.decide import Decision, open_jobs
 from metta.sweep.controller.lease import is_controlled, is_dead
@@ -39,6 +39,8 @@ from metta.sweep.stores.reader import SqlReader
 
 #: Less room than this under a sweep's folder is too little.
 SCARCE_BYTES = 1 << 30
+#: An agent answers in milliseconds; one that does not in this time is a finding.
+_ANSWER_TIMEOUT_S = 3.0
 #: Events folded at a time: as a batch it is faster, one by one the event that doesn't fit is found.
 _BATCH = 1_000
 
@@ -107,9 +109,11 @@ def examine(reader: Reader, sweep_id: str, *, now: float, thorough: bool = False
     if state.metadata is None:
         raise NotFoundError(f"store holds no sweep {sweep_id!r}")
     heartbeats = reader.fetch_heartbeats(sweep_id)
+    # What the last agent could not deliver may be the results of jobs that seem lost: nothing is concluded before that.
+    signs = None if has_spooled(state.sweep.config.directory) else heartbeats
     controlled = is_controlled(reader, sweep_id, now)
     agent = _agent(state, log, held_before)
-    issues += StateValidator().check(state, now=now, heartbeats=heartbeats, held=agent.held, controlled=controlled)
+    issues += StateValidator().check(state, now=now, heartbeats=signs, held=agent.held, controlled=controlled)
     facts[Area.RUNS] = f"{len(state.runs):,} runs, {len(state.unfinished):,} of them unfinished"
     facts[Area.CONTROLLER] = _controller(reader, state.sweep, controlled=controlled, now=now)
     facts[Area.AGENTS] = _signs_of_life(heartbeats, agent, now)
@@ -315,7 +319,7 @@ def ask_agent(directory: str, request: msg.Request) -> msg.Reply | None:
     """
     address = read_address(directory)
     try:
-        return None if address is None else client.ask_agent(address.socket, request)
+        return None if address is None else client.ask_agent(address.socket, request, _ANSWER_TIMEOUT_S)
     except DispatchError as error:
         if isinstance(error.__cause__, FileNotFoundError | ConnectionRefusedError):
             return None  # nobody listens there

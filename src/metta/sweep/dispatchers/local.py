@@ -16,7 +16,7 @@ import msgspec
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.agent import HEARTBEAT_EVERY_S
 from metta.sweep.agent.gpus import visible_gpus
-from metta.sweep.agent.location import address_file, read_address
+from metta.sweep.agent.location import has_spooled, read_address
 from metta.sweep.errors import DispatchError
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import SweepConfig
@@ -74,7 +74,7 @@ class LocalDispatcher:
         """See `Dispatcher.standing`."""
         try:
             if self._connection is None and not self._connect():
-                if not self._has_legacy():
+                if not has_spooled(self._config.directory):
                     elsewhere = self._at_work_elsewhere(job_ids)
                     return {job_id: Standing.UNKNOWN if job_id in elsewhere else Standing.LOST for job_id in job_ids}
                 try:
@@ -194,16 +194,6 @@ class LocalDispatcher:
             raise DispatchError(f"the agent did not start: {last:.300}; all that it said is in {log}") from error
         if not self._connect():
             raise DispatchError(f"the agent ended right after it had started; what it said is in {log}")
-
-    def _has_legacy(self) -> bool:
-        """Whether an agent that died left events that the store does not have: its jobs' results, it may be.
-
-        The next agent delivers them before it answers.
-        """
-        spool = address_file(self._config.directory).with_suffix(".spool")
-        with suppress(FileNotFoundError):
-            return spool.stat().st_size > 0
-        return False
 
     def _kill_hung_agent(self) -> None:
         address = read_address(self._config.directory)

@@ -1,21 +1,16 @@
-"""One job under the agent's eyes, and the process that works on it."""
+"""One job under the agent's eyes."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 from metta.sweep.agent import failures
 from metta.sweep.agent.command import MetricsTail
 from metta.sweep.agent.failures import Verdict, oom_kills
-from metta.sweep.agent.messages import Assignment, Exited, Finished, encode_line
+from metta.sweep.agent.messages import Exited, Finished
 from metta.sweep.model.events import JobExited
 from metta.sweep.model.run import JobDefinition, Outcome
-
-logger = logging.getLogger(__name__)
 
 #: How much of a log's end is searched for the last line of a command that failed.
 _TAIL_BYTES = 4096
@@ -33,6 +28,8 @@ class Job:
         #: How it ends because we made it end, and why.
         self.verdict: Verdict | None = None
         self.finished: Finished | None = None
+        #: When its process ended; what it wrote may still have to be read.
+        self.ended: float | None = None
         self.tail: MetricsTail | None = None
         self.timers: list[asyncio.TimerHandle] = []
         #: The most that all its processes were seen to use together, where that is watched.
@@ -49,6 +46,11 @@ class Job:
         """Bytes that its processes may use together."""
         limit = self.definition.resources.memory_gb
         return None if limit is None else int(limit * (1 << 30))
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether its process is gone, or done with it."""
+        return self.ended is not None
 
     def begin(self, now: float) -> None:
         """Its process exists."""
@@ -102,43 +104,3 @@ class Job:
         except OSError:
             return ""
         return next((f"{line.strip():.200}" for line in reversed(lines) if line.strip()), "")
-
-
-class Worker:
-    """A process of the fork server: works on one job, or on many in turn."""
-
-    def __init__(self, key: str, job: Job, link: socket.socket | None) -> None:
-        self.key = key
-        self.job: Job | None = job
-        self.pid: int | None = None
-        #: Our end of the socket to it; None for commands.
-        self.link = link
-        self._received = b""
-
-    def assign(self, assignment: Assignment) -> None:
-        """Give it its job."""
-        assert self.link is not None
-        # The socket is non-blocking for the loop's sake, but an assignment has to be written whole.
-        self.link.setblocking(True)
-        try:
-            self.link.sendall(encode_line(assignment))
-        except ConnectionError:
-            logger.warning("worker %s was gone before it could be given %s", self.key, assignment.context.job_id)
-        finally:
-            self.link.setblocking(False)
-
-    def receive(self, handle: Callable[[bytes], None]) -> bool:
-        """Hand over all complete lines that have arrived; False when the other end is closed."""
-        assert self.link is not None
-        while True:
-            try:
-                chunk = self.link.recv(1 << 16)
-            except BlockingIOError:
-                return True
-            except ConnectionError:
-                return False
-            if not chunk:
-                return False
-            *lines, self._received = (self._received + chunk).split(b"\n")
-            for line in lines:
-                handle(line)

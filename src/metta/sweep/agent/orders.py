@@ -1,0 +1,80 @@
+"""What a job's process is told: which environment it finds, and what to call or to execute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metta.sweep.agent import messages as msg
+from metta.sweep.agent.checkpoints import Shelf
+from metta.sweep.agent.command import CHECKPOINT_PLACEHOLDER, MetricsTail, arguments_for
+from metta.sweep.agent.job import Job
+from metta.sweep.model.run import JobDefinition, JobType
+from metta.sweep.model.sweep import CommandTarget, FunctionTarget, PickledTarget, SweepConfig, Target
+from metta.sweep.session import RunContext
+
+
+class Orders:
+    """Draws up what the processes of a sweep's jobs are told.
+
+    Args:
+        config: The sweep, for its targets and folders.
+        socket_path: Where the agent listens.
+        shelf: The checkpoints, for what a command goes on from.
+    """
+
+    def __init__(self, config: SweepConfig, socket_path: Path, shelf: Shelf) -> None:
+        self._config = config
+        self._socket_path = socket_path
+        self._shelf = shelf
+
+    def target(self, definition: JobDefinition) -> Target:
+        """What the job runs."""
+        target = self._config.target if definition.type is JobType.TRAIN else self._config.evaluate
+        assert target is not None
+        return target
+
+    def run_directory(self, definition: JobDefinition) -> Path:
+        """The folder of the job's run."""
+        return Path(self._config.directory) / "runs" / definition.run_id
+
+    def environment(self, job: Job) -> dict[str, str]:
+        """What the job's processes find in theirs, beyond what all jobs of the sweep do."""
+        definition = job.definition
+        environment = {
+            msg.SOCKET_VARIABLE: str(self._socket_path),
+            msg.JOB_VARIABLE: definition.job_id,
+            msg.RUN_VARIABLE: definition.run_id,
+            msg.RUN_DIRECTORY_VARIABLE: str(self.run_directory(definition)),
+            **self._shelf.of(definition.job_id).environment,
+        }
+        if self._config.resources.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
+        return environment
+
+    def assignment(self, job: Job, target: FunctionTarget | PickledTarget) -> msg.Assignment:
+        """For a process that calls functions."""
+        definition = job.definition
+        return msg.Assignment(
+            context=RunContext(
+                sweep_id=definition.sweep_id,
+                run_id=definition.run_id,
+                job_id=definition.job_id,
+                type=definition.type,
+                directory=str(self.run_directory(definition)),
+                checkpoints=definition.checkpoints,
+            ),
+            target=target,
+            config=definition.config,
+            log=str(job.log),
+            env=self.environment(job),
+        )
+
+    def command(self, job: Job, target: CommandTarget) -> tuple[list[str], MetricsTail]:
+        """A command line, and what follows the metrics of the program that is about to be started by it."""
+        definition = job.definition
+        values = {"run_id": definition.run_id, "run_directory": str(self.run_directory(definition))}
+        if (checkpoint := self._shelf.of(job.job_id).resumed_path) is not None:
+            values[CHECKPOINT_PLACEHOLDER] = str(checkpoint)
+        argv = arguments_for(target.argv, definition.config, values, self._config.search_space.parameters)
+        directory = Path(self._config.working_directory)
+        return argv, MetricsTail(target.metrics, job.log, directory, {**definition.config, **values})
