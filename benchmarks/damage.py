@@ -1,9 +1,11 @@
 """What becomes of a store whose file is damaged: nothing may be read from it that is not as it was written.
 
 A sweep of completed runs, and a few that failed or have not ended, is written, and its file damaged: cut short, each
-page in turn overwritten with noise, single bits flipped; then bits of the write-ahead log that a crash leaves beside
-it. Of each damaged copy everything is read that the commands read, and it is opened as a controller does. What differs
-from the original without an error is SILENT, and the script fails.
+page in turn overwritten with noise, single bits flipped; then the write-ahead log that a crash leaves beside it, with
+the log's index, the file `-shm`, and copied without. Of each damaged copy everything is read that the commands read,
+and it is opened as a controller does. What differs from the original without an error is SILENT, and the script fails.
+Where it is as it was before the last commit, that commit is called lost: without the index nobody can tell it from one
+that a power cut tore.
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ _FAILED, _UNENDED = 5, 5
 #: What differs is shown for so many copies.
 _SHOWN = 10
 
-#: What was done, the file, the write-ahead log, and the pages that were hit.
-Damage: TypeAlias = tuple[str, bytes, bytes, frozenset[int]]
+#: What was done, the files by what their names end with, and the pages that were hit.
+Damage: TypeAlias = tuple[str, dict[str, bytes], frozenset[int]]
+_LOG, _INDEX = "-wal", "-shm"
+_LAST_LOST = "with the last commit lost"
 
 
 def main() -> None:
@@ -62,8 +66,13 @@ def main() -> None:
             "a bit flipped": list(original.flipped(choose, flips)),
         }
         outcomes = {name: _outcomes(name, original, copies, folder) for name, copies in groups.items()}
-        name = "a bit of the log of a crashed store flipped"
-        outcomes[name] = _outcomes(name, crashed, list(crashed.flipped_in_log(choose, flips // 3)), folder)
+        flipped_in_log = list(crashed.flipped_in_log(choose, flips // 3))
+        groups = {
+            "the log of a crashed store cut to 90 %, 50 %, 10 %": [crashed.cut_log(share) for share in (0.9, 0.5, 0.1)],
+            "a bit of the log of a crashed store flipped": flipped_in_log,
+            "the same bit, and no index": [_without_index(damage) for damage in flipped_in_log],
+        }
+        outcomes |= {name: _outcomes(name, crashed, copies, folder) for name, copies in groups.items()}
         theirs = _optuna(folder, options.runs, flips, options.seed)
     for name, outcome in outcomes.items():
         _report(report, name, outcome, theirs if name == "a bit flipped" else None)
@@ -109,10 +118,12 @@ _READINGS: dict[str, Callable[[Reader], Any]] = {
 class Original:
     """The store before any damage, what is read from it, and where its rows are."""
 
-    content: bytes
-    log: bytes
+    #: The file, its write-ahead log and the index of that, by what their names end with.
+    files: dict[str, bytes]
     page_size: int
     read: dict[str, Any]
+    #: The same before the last commit.
+    read_before: dict[str, Any]
     runs: dict[str, RunInfo]
     #: For each run, and for the sweep, the pages of each of its rows; all copies of it count. Those in the write-ahead
     #: log have negative numbers.
@@ -126,11 +137,12 @@ class Original:
         with closing(open_store(str(path), create=True)) as store:
             write_sweep(store, path.parent, runs, ended=False)
             for index in range(runs, runs + _FAILED + _UNENDED):
+                read_before = {name: reading(store) for name, reading in _READINGS.items()}
                 store.append(_failing(index) if index < runs + _FAILED else life_of(index)[: 2 + index % 6])
             if not has_crashed:
                 store.close()
-            content = path.read_bytes()
-            log = path.with_name(f"{path.name}-wal").read_bytes() if has_crashed else b""
+            files = {file.name.removeprefix(path.name): file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+        content, log = files[""], files.get(_LOG, b"")
         with closing(open_reader(str(path))) as reader:
             read = {name: reading(reader) for name, reading in _READINGS.items()}
             runs_ = {run.run_id: run for run in reader.fetch_runs()}
@@ -143,13 +155,18 @@ class Original:
                     pages = {position // page_size + 1 for position in _positions(content, hash_)}
                     pages |= {-_frame(position, page_size) for position in _positions(log, hash_)}
                     rows.setdefault(run_id or SWEEP, []).append(frozenset(pages))
-        return cls(content, log, page_size, read, runs_, rows, owners)
+        return cls(files, page_size, read, read_before, runs_, rows, owners)
+
+    @property
+    def content(self) -> bytes:
+        """Of the file itself."""
+        return self.files[""]
 
     def cut(self, share: float) -> Damage:
         """The file's beginning alone."""
         size = int(share * len(self.content))
         hit = range(size // self.page_size, len(self.content) // self.page_size)
-        return f"cut to {share:.0%}", self.content[:size], b"", frozenset(page + 1 for page in hit)
+        return f"cut to {share:.0%}", {"": self.content[:size]}, frozenset(page + 1 for page in hit)
 
     def overwritten(self, choose: random.Random, step: int) -> Iterator[Damage]:
         """Each page in turn as noise."""
@@ -157,7 +174,7 @@ class Original:
             noise = choose.randbytes(self.page_size)
             page = start // self.page_size + 1
             content = self.content[:start] + noise + self.content[start + self.page_size :]
-            yield f"page {page} ({self.owners.get(page, 'free')}) overwritten", content, b"", frozenset([page])
+            yield f"page {page} ({self.owners.get(page, 'free')}) overwritten", {"": content}, frozenset([page])
 
     def flipped(self, choose: random.Random, count: int) -> Iterator[Damage]:
         """One bit each."""
@@ -165,15 +182,23 @@ class Original:
             position, bit = choose.randrange(len(self.content)), choose.randrange(8)
             page, offset = position // self.page_size + 1, position % self.page_size
             name = f"bit {bit} of byte {offset} of page {page} ({self.owners.get(page, 'free')}) flipped"
-            yield name, _flip(self.content, position, bit), b"", frozenset([page])
+            yield name, {"": _flip(self.content, position, bit)}, frozenset([page])
+
+    def cut_log(self, share: float) -> Damage:
+        """The write-ahead log's beginning alone."""
+        log = self.files[_LOG]
+        size = int(share * len(log))
+        hit = range(_frame(size, self.page_size), _frame(len(log), self.page_size))
+        return f"log cut to {share:.0%}", self.files | {_LOG: log[:size]}, frozenset(-frame for frame in hit)
 
     def flipped_in_log(self, choose: random.Random, count: int) -> Iterator[Damage]:
         """One bit each of the write-ahead log."""
+        log = self.files[_LOG]
         for _ in range(count):
-            position, bit = choose.randrange(len(self.log)), choose.randrange(8)
+            position, bit = choose.randrange(len(log)), choose.randrange(8)
             frame = _frame(position, self.page_size)
             name = f"bit {bit} of byte {position} of the write-ahead log (frame {frame}) flipped"
-            yield name, self.content, _flip(self.log, position, bit), frozenset([-frame])
+            yield name, self.files | {_LOG: _flip(log, position, bit)}, frozenset([-frame])
 
     def intact(self, hit: frozenset[int]) -> set[str]:
         """Runs that have all their rows, the sweep's first event included, on pages that were not hit."""
@@ -184,6 +209,11 @@ class Original:
     @staticmethod
     def _is_intact(rows: Sequence[frozenset[int]], hit: frozenset[int]) -> bool:
         return all(pages - hit for pages in rows)
+
+
+def _without_index(damage: Damage) -> Damage:
+    name, files, hit = damage
+    return f"{name}, without its index", {end: content for end, content in files.items() if end != _INDEX}, hit
 
 
 def _failing(index: int) -> list[Event]:
@@ -215,7 +245,8 @@ class Outcomes:
     """What became of the damaged copies of one kind."""
 
     copies: int
-    #: Of the copies: refused when opened to read, wrong rows refused when read, all as it was, something SILENT.
+    #: Of the copies: refused when opened to read, wrong rows refused when read, all as it was, all as it was before the
+    #: last commit, something SILENT.
     counts: Counter[str] = field(default_factory=Counter)
     #: Copies that a controller does not open.
     refused_by_writer: int = 0
@@ -231,15 +262,12 @@ class Outcomes:
 
 def _outcomes(title: str, original: Original, copies: Sequence[Damage], folder: Path) -> Outcomes:
     outcomes = Outcomes(copies=len(copies))
-    for number, (name, content, log, hit) in enumerate(
-        track(copies, title, console=Console(stderr=True), transient=True)
-    ):
+    for number, (name, files, hit) in enumerate(track(copies, title, console=Console(stderr=True), transient=True)):
         place = folder / "damaged"
         place.mkdir()
         path = place / f"{number}.db"
-        path.write_bytes(content)
-        if log:
-            path.with_name(f"{path.name}-wal").write_bytes(log)
+        for end, content in files.items():
+            path.with_name(f"{path.name}{end}").write_bytes(content)
         _recover(outcomes, original, name, path, hit)
         outcomes.counts[_read(outcomes, original, name, path)] += 1
         _open_for_writing(outcomes, name, path)
@@ -259,7 +287,7 @@ def _read(outcomes: Outcomes, original: Original, name: str, path: Path) -> str:
         verdicts = {}
         for what, reading in _READINGS.items():
             try:
-                verdicts[what] = "harmless" if reading(reader) == original.read[what] else "SILENT"
+                verdicts[what] = _verdict(original, what, reading(reader))
             except Exception as error:  # noqa: BLE001 (any error at all is found, and named if it is not ours)
                 _check_error(outcomes, name, error)
                 verdicts[what] = "refused when read"
@@ -267,7 +295,13 @@ def _read(outcomes: Outcomes, original: Original, name: str, path: Path) -> str:
     if silent:
         others = f" and {len(silent) - 3} others" if len(silent) > 3 else ""
         outcomes.problems.append(f"SILENT: {name}: wrong without an error: {', '.join(silent[:3])}{others}")
-    return max(verdicts.values(), key=["harmless", "refused when read", "SILENT"].index)
+    return max(verdicts.values(), key=["harmless", _LAST_LOST, "refused when read", "SILENT"].index)
+
+
+def _verdict(original: Original, what: str, read: Any) -> str:
+    if read == original.read[what]:
+        return "harmless"
+    return _LAST_LOST if _LOG in original.files and read == original.read_before[what] else "SILENT"
 
 
 def _check_error(outcomes: Outcomes, name: str, error: Exception) -> None:

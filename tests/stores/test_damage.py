@@ -10,8 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from metta.sweep.errors import DamagedStoreError
+from metta.sweep.errors import DamagedStoreError, InvalidTransition
 from metta.sweep.model import ids
+from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus
 from metta.sweep.protocols import Reader, Store
 from metta.sweep.stores import open_reader, open_store
@@ -77,6 +78,29 @@ def test_missing_events_are_named(looking: Reader, execute: Execute, lost: str, 
 
 
 @pytest.mark.parametrize("after", [0, 5, 32])
+def test_the_log_of_one_run_is_not_believed_when_events_are_missing(
+    looking: Reader, execute: Execute, after: int
+) -> None:
+    assert list(looking.read(SWEEP, after=33, run_id=RUN)) == []
+    execute("DELETE FROM events WHERE seq = 33")
+    with pytest.raises(
+        DamagedStoreError, match=f"gives {32 - after} events after {after} where there are {33 - after}"
+    ):
+        list(looking.read(SWEEP, after, run_id=RUN))
+
+
+@pytest.mark.parametrize("change", ["run_id = 'other'", "run_id = NULL", "run_id = '', actor = 'nobody'"])
+def test_an_event_that_lost_its_run_is_missed_in_the_log_of_the_run(
+    looking: Reader, execute: Execute, change: str
+) -> None:
+    events = list(looking.read(SWEEP, run_id=RUN))
+    assert {event.run_id for event in events} == {RUN}
+    execute(f"UPDATE events SET {change} WHERE seq = {events[3].seq}")
+    with pytest.raises(DamagedStoreError, match=f"event {events[3].seq} is not as it was written"):
+        list(looking.read(SWEEP, run_id=RUN))
+
+
+@pytest.mark.parametrize("after", [0, 5, 32])
 def test_a_lost_log_is_no_empty_log(looking: Reader, execute: Execute, after: int) -> None:
     execute("DELETE FROM events")
     with pytest.raises(DamagedStoreError, match=f"events? {after + 1} .*missing"):
@@ -136,10 +160,32 @@ def test_a_lost_run_is_missed(looking: Reader, execute: Execute) -> None:
         lambda: looking.fetch_runs(SWEEP, limit=5),
         lambda: looking.fetch_runs(SWEEP, statuses=[JobStatus.COMPLETED, JobStatus.FAILED]),
         lambda: looking.fetch_runs(SWEEP, best_first=True, limit=1),
+        lambda: looking.fetch_runs(SWEEP, id_prefix=RUN),
+        lambda: looking.fetch_runs(id_prefix="", limit=1),
     ):
         with pytest.raises(DamagedStoreError, match=rf"the table of runs gives \d runs where there are \d{NEXT_STEP}"):
             look()
     assert len(looking.fetch_runs(SWEEP, statuses=[JobStatus.IN_TRAINING])) == 1
+
+
+def test_a_lost_run_is_no_unknown_run(store: Store, looking: Reader, execute: Execute) -> None:
+    execute(f"DELETE FROM runs WHERE run_id = '{RUN}'")
+    others = [ids.run_id(SWEEP, index) for index in (0, 2)]
+    for look in (
+        lambda: looking.fetch_runs(SWEEP, run_ids=[RUN]),
+        lambda: looking.fetch_runs(run_ids=[*others, RUN, "other"]),
+        lambda: store.append(run_events(1)[4:]),
+        lambda: store.append([*run_events(5), *run_events(1)[4:]]),
+    ):
+        with pytest.raises(DamagedStoreError, match=f"run {RUN}: it is in the log, but the table .*{NEXT_STEP}"):
+            look()
+    assert [run.index for run in looking.fetch_runs(SWEEP, run_ids=[*others, "other"])] == [0, 2]
+    assert looking.fetch_runs("other", run_ids=[RUN]) == []
+
+
+def test_what_happens_to_an_unknown_run_is_not_taken_for_damage(store: Store) -> None:
+    with pytest.raises(InvalidTransition):
+        store.append(run_events(5)[1:])
 
 
 def test_runs_of_a_lost_sweep_are_too_many(looking: Reader, execute: Execute) -> None:
@@ -220,8 +266,37 @@ def test_an_index_that_hides_a_run_is_found_out(tmp_path: Path, index: str) -> N
         "runs_by_index": {},
         "runs_by_score": {"best_first": True, "limit": 2},
     }
-    with closing(open_reader(str(path))) as reader, pytest.raises(DamagedStoreError, match="3 runs where there are 4"):
-        reader.fetch_runs(SWEEP, **wanted[index])  # type: ignore[arg-type]
+    with closing(open_reader(str(path))) as reader:
+        for filters in (wanted[index], {"id_prefix": RUN} if index == "runs_by_index" else wanted[index]):
+            with pytest.raises(DamagedStoreError, match="3 runs where there are 4"):
+                reader.fetch_runs(SWEEP, **filters)  # type: ignore[arg-type]
+
+
+def test_an_index_of_the_ids_that_hides_a_run_is_found_out(tmp_path: Path) -> None:
+    path = tmp_path / "sweeps.db"
+    with closing(open_store(str(path), create=True)) as store:
+        store.append([sweep_created(), *(event for number in range(4) for event in run_events(number)[:4])])
+    _forget_in_primary_key(path, RUN)
+    with closing(open_store(str(path))) as store, closing(open_reader(str(path))) as reader:
+        for look in (
+            lambda: reader.fetch_runs(SWEEP, run_ids=[RUN]),
+            lambda: reader.fetch_runs(SWEEP, run_ids=[RUN, ids.run_id(SWEEP, 2)]),
+            lambda: store.append(run_events(1)[4:]),
+        ):
+            with pytest.raises(DamagedStoreError, match=f"run {RUN}: it is in the log"):
+                look()
+        assert [run.index for run in reader.fetch_runs(SWEEP)] == [0, 1, 2, 3]
+
+
+def _forget_in_primary_key(path: Path, run_id: str) -> None:
+    """Take a run out of the index of the primary key alone: it changes places with one without the run."""
+    primary = "sqlite_autoindex_runs_1"
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute(f"CREATE INDEX other ON runs (sweep_id, run_id) WHERE run_id <> '{run_id}'")
+        file.execute("PRAGMA writable_schema = ON")
+        roots = dict(file.execute("SELECT name, rootpage FROM sqlite_master WHERE name IN ('other', ?)", (primary,)))
+        swapped = [(roots["other"], primary), (roots[primary], "other")]
+        file.executemany("UPDATE sqlite_master SET rootpage = ? WHERE name = ?", swapped)
 
 
 def _forget_in_index(path: Path, index: str, run_id: str) -> None:
@@ -238,19 +313,24 @@ def _forget_in_index(path: Path, index: str, run_id: str) -> None:
         assert file.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",)
 
 
+def logs(reader: Reader) -> list[list[Event]]:
+    """Of each run by itself."""
+    return [list(reader.read(SWEEP, run_id=ids.run_id(SWEEP, index))) for index in range(5)]
+
+
 @pytest.mark.slow
 def test_no_flipped_byte_goes_unnoticed(tmp_path: Path) -> None:
     path = tmp_path / "sweeps.db"
     with closing(open_store(str(path), create=True)) as store:
         store.append(random_history(seed=4, length=40))
-        truth = contents(store)
+        truth = contents(store), logs(store)
     whole = path.read_bytes()
     told = 0
     for place in range(0, len(whole), 127):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         with suppress(DamagedStoreError):
             with closing(open_reader(str(path))) as reader:
-                assert contents(reader) == truth, f"byte {place}"
+                assert (contents(reader), logs(reader)) == truth, f"byte {place}"
             told -= 1
         told += 1
     assert told > 50

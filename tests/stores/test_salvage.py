@@ -41,7 +41,6 @@ CREATE TABLE runs (
     score FLOAT, info BLOB NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (sweep_id, run_id)
 );
 CREATE INDEX runs_by_index ON runs (sweep_id, "index");
-CREATE INDEX runs_by_status ON runs (sweep_id, status);
 CREATE INDEX runs_by_score ON runs (sweep_id, score);
 """
 PAGE_SIZES = [1 << bits for bits in range(9, 17)]

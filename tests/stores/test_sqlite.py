@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy
 
 from metta.sweep.errors import ConfigError, DamagedStoreError, StoreAwayError, StoreError
+from metta.sweep.model import ids
 from metta.sweep.model.run import JobStatus
 from metta.sweep.protocols import Store
 from metta.sweep.stores import open_reader, open_store, sqlite
@@ -145,6 +146,30 @@ def test_a_batch_may_have_more_events_than_a_query_has_variables(path: Path) -> 
             assert store.fetch_sweeps()[0].run_count == len(runs)
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "connect", lower_limit)
+
+
+@pytest.mark.parametrize("has_statistics", [False, True])
+def test_runs_are_found_by_their_indices(store: Store, path: Path, has_statistics: bool) -> None:
+    store.append([event for index in range(200) for event in run_events(index, score=float(index))])
+    if has_statistics:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("ANALYZE")
+    some = [ids.run_id(SWEEP, index) for index in range(3)]
+    wanted: dict[str, list[dict[str, object]]] = {
+        "runs_by_index (": [{}, {"limit": 5}, {"statuses": [JobStatus.COMPLETED]}, {"id_prefix": "a", "limit": 5}],
+        "runs_by_score (": [{"best_first": True}, {"best_first": True, "limit": 5}],
+        "sqlite_autoindex_runs_1 (": [{"run_ids": some[:1]}, {"run_ids": some}],
+    }
+    with closing(open_reader(str(path))) as reader:
+        connection = reader._database._reader
+        for index, filters in ((index, filters) for index, several in wanted.items() for filters in several):
+            queries: list[str] = []
+            connection.set_trace_callback(queries.append)
+            reader.fetch_runs(SWEEP, **filters)  # type: ignore[arg-type]
+            connection.set_trace_callback(None)
+            [query] = [query for query in queries if "info" in query]
+            plan = " ".join(step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
+            assert f"USING INDEX {index}" in plan, filters
 
 
 # ------------------------------------------------------------------------------------------------------- URLs and files

@@ -35,6 +35,8 @@ _UNDELIVERED_EXIT_S = 3600.0
 #: How often it looks whether it is still of use, and can still be found.
 _LOOK_EVERY_S = 0.1
 _BACKLOG = 64
+#: A store that can be reached is reached in this time.
+_CONNECT_S = 2.0
 #: A request names all jobs of a step, each with its checkpoints.
 _LONGEST_REQUEST = 1 << 28
 
@@ -68,6 +70,8 @@ class Agent:
     async def run(self, on_ready: Callable[[], object]) -> None:
         """Serve until nothing runs and nobody needs it; `on_ready` is called once it can be talked to."""
         self._jobs.start()
+        # While the fork server imports what the jobs need; a store that is away is no reason to wait.
+        await asyncio.wait([asyncio.create_task(asyncio.to_thread(self._store.connect))], timeout=_CONNECT_S)
         self._server: asyncio.Server | None = None
         works = (self._recorder.run(), self._beat(), self._jobs.run(), self._listen(on_ready))
         tasks = {asyncio.create_task(work) for work in works}

@@ -66,6 +66,8 @@ class ForkServerProcess:
         self._on_death = on_death
         self.is_ready = False
         self._unsent: deque[tuple[ForkRequest, socket.socket | None]] = deque()
+        #: Whether the loop tells when it takes more.
+        self._is_waiting = False
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._link, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_BYTES)
@@ -112,6 +114,7 @@ class ForkServerProcess:
             try:
                 socket.send_fds(self._link, [msgspec.json.encode(request)], [link.fileno()] if link is not None else [])
             except BlockingIOError:
+                self._is_waiting = True
                 self._loop.add_writer(self._link, self._flush)
                 return
             except ConnectionError:
@@ -124,7 +127,9 @@ class ForkServerProcess:
             self._unsent.popleft()
             if link is not None:
                 link.close()
-        self._loop.remove_writer(self._link)
+        if self._is_waiting:
+            self._is_waiting = False
+            self._loop.remove_writer(self._link)
 
     def _receive(self) -> None:
         while True:

@@ -52,10 +52,10 @@ class Job:
         """Whether its process is gone, or done with it."""
         return self.ended is not None
 
-    def begin(self, now: float) -> None:
-        """Its process exists."""
+    def begin(self, now: float, oom_kills_before: int) -> None:
+        """Its process exists; the kernel had killed so many processes for want of memory a moment before."""
         self.began = now
-        self._oom_kills = oom_kills()
+        self._oom_kills = oom_kills_before
 
     def end(self, exited: Exited | None, now: float) -> JobExited:
         """The event that tells how it ended; `exited` is None when its process goes on to other jobs."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from metta.sweep.agent import failures
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.checkpoints import Shelf
-from metta.sweep.agent.failures import Verdict
+from metta.sweep.agent.failures import Verdict, oom_kills
 from metta.sweep.agent.gpus import visible_gpus
 from metta.sweep.agent.job import Job
 from metta.sweep.agent.memory import MemoryLimits
@@ -58,10 +58,12 @@ class Jobs:
         self._ended: deque[str] = deque(maxlen=_REMEMBERED)
         self._free_gpus = self._all_gpus()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._oom_kills = 0
 
     def start(self) -> None:
         """Be ready to take jobs."""
         self._loop = asyncio.get_running_loop()
+        self._oom_kills = oom_kills()
         self._workers.start()
 
     async def run(self) -> None:
@@ -187,7 +189,7 @@ class Jobs:
     def on_started(self, job: Job, worker: Worker) -> None:
         """See `Supervisor`."""
         assert worker.pid is not None
-        job.begin(self._clock.monotonic())
+        job.begin(self._clock.monotonic(), self._oom_kills)
         self._memory.watch(job)
         gpus = tuple(int(gpu) for gpu in job.gpus if gpu.isdecimal())
         self._record(job, ev.JobStarted(host=self._host, pid=worker.pid, log=str(job.log), gpus=gpus))
@@ -217,6 +219,8 @@ class Jobs:
 
     async def _tail(self) -> None:
         while True:
+            # Before the next job starts rather than with each: reading what the kernel counts takes a while.
+            self._oom_kills = oom_kills()
             await asyncio.sleep(_TAIL_EVERY_S)
             for job in list(self._jobs.values()):
                 if job.began is not None:

@@ -44,6 +44,8 @@ class Worker:
         self.link = link
         self._received = b""
         self._unsent = bytearray()
+        #: Whether the loop tells when it takes more.
+        self._is_waiting = False
 
     def assign(self, assignment: msg.Assignment, loop: asyncio.AbstractEventLoop) -> None:
         """Give it its job; what it does not take at once, with thousands of checkpoints, it gets when it listens."""
@@ -56,12 +58,15 @@ class Worker:
             while self._unsent:
                 del self._unsent[: self.link.send(self._unsent)]
         except BlockingIOError:
+            self._is_waiting = True
             loop.add_writer(self.link, self._send, loop)
             return
         except ConnectionError:
             logger.warning("worker %s was gone before it could be given its job", self.key)
             self._unsent.clear()
-        loop.remove_writer(self.link)
+        if self._is_waiting:
+            self._is_waiting = False
+            loop.remove_writer(self.link)
 
     def receive(self, loop: asyncio.AbstractEventLoop) -> list[bytes] | None:
         """The lines that are complete by the next chunk of what has arrived; None when there is no more of it."""

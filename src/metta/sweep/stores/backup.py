@@ -33,8 +33,8 @@ def backup(store_path: Path, target: Path, on_progress: Progress | None = None) 
         StoreAwayError: the copy cannot be written just now.
         DamagedStoreError: the store is damaged, so that a copy of it would be too.
     """
-    open_reader(str(store_path)).close()  # refuses what is no store, with its own words
-    with new_store_file(target) as copy:
+    # It refuses what is no store, with its own words; and while it is open, nobody looks at the log (see `check_log`).
+    with closing(open_reader(str(store_path))), new_store_file(target) as copy:
         try:
             _copy(store_path, copy, on_progress)
             _check(copy, on_progress)

@@ -38,7 +38,6 @@ CREATE TABLE runs (
     PRIMARY KEY (sweep_id, run_id)
 );
 CREATE INDEX runs_by_index ON runs (sweep_id, "index");
-CREATE INDEX runs_by_status ON runs (sweep_id, status);
 CREATE INDEX runs_by_score ON runs (sweep_id, score);
 """
 
@@ -50,7 +49,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         [(version,)] = connection.execute(SCHEMA_QUERY)
         if version == 1:
-            for index in ("runs_by_index", "runs_by_status", "runs_by_score"):
+            for index in ("runs_by_index", "runs_by_score"):
                 connection.execute(f"DROP INDEX {index}")
             for table in _HASHED:
                 connection.execute(f"ALTER TABLE {table} RENAME TO {table}_1")

@@ -57,8 +57,6 @@ class PostgresqlDatabase:
         ConfigError: the URL cannot be read.
     """
 
-    by_score = ""
-
     def __init__(self, url: str) -> None:
         self.url = url
         self._name = display_url(url)
@@ -144,6 +142,10 @@ class PostgresqlDatabase:
                     reader.rollback()
                 except psycopg.Error:
                     reader.close()
+
+    def by(self, index: str) -> str:
+        """See `Database.by`: the server takes no such wishes."""
+        return ""
 
     def _live_reader(self) -> psycopg.Connection:
         if self._reader is None or _has_ended(self._reader):

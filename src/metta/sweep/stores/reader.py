@@ -46,8 +46,6 @@ class Database(Protocol):
 
     #: Where other processes find it.
     url: str
-    #: What goes after `runs` so that the rows are found by the index of the scores, and by no other.
-    by_score: str
 
     def open(self) -> None:
         """Get ready to read; raises StoreError when there is no store, or one that cannot be read."""
@@ -63,6 +61,10 @@ class Database(Protocol):
 
     def snapshot(self) -> AbstractContextManager[Fetch]:
         """Several SELECTs that see the store as it is at one moment."""
+        ...
+
+    def by(self, index: str) -> str:
+        """What goes after the name of a table so that its rows are found by this index and by no other."""
         ...
 
     def transaction(self, sweep_id: str) -> AbstractContextManager[sqlalchemy.Connection]:
@@ -105,16 +107,20 @@ class SqlReader:
 
     def read(self, sweep_id: str, after: int = 0, *, run_id: str | None = None) -> Iterator[Event]:
         """See `Store.read`."""
+        begin = after
         while True:
             with self._database.snapshot() as fetch:
                 page = _page_of_log(fetch, sweep_id, after, run_id)
                 last = _last_seq(fetch, sweep_id)
+                if run_id is not None and len(page) < PAGE:
+                    _check_count_of_events(fetch, sweep_id, begin, last)
             for row in page:
                 event = to_event(*row)
                 if run_id is None:
                     check_next(event, after)
                 after = event.seq
-                yield event
+                if run_id in {None, event.run_id}:
+                    yield event
             if len(page) < PAGE:
                 if run_id is None and (page or after < last):
                     _check_end(sweep_id, after, last)
@@ -155,13 +161,19 @@ class SqlReader:
             sweeps = _sweeps(fetch, sweep_id)
             direction = sweeps[0].config.direction if sweeps else "maximize"
             rows = fetch(*wanted.query(direction))
-            if best_first:
-                query = f"SELECT count(*) FROM runs {self._database.by_score} WHERE sweep_id = ?"
-                [(count,)] = fetch(query, (sweep_id,))
-                _check_count(count, sum(sweep.run_count for sweep in sweeps), sweep_id)
+            if best_first or id_prefix is not None:
+                self._check_index(fetch, "runs_by_score" if best_first else "runs_by_index", sweeps, sweep_id)
+            if not_found := wanted.ids_without(rows):
+                _check_never_created(fetch, sweep_id, not_found)
         runs = [to_run(*row) for row in rows]
         wanted.check(runs, sweeps, direction)
         return runs
+
+    def _check_index(self, fetch: Fetch, index: str, sweeps: Sequence[SweepMetadata], sweep_id: str | None) -> None:
+        """Raise a DamagedStoreError when the index does not have all runs."""
+        mine, values = _of(sweep_id)
+        [(count,)] = fetch(f"SELECT count(*) FROM runs {self._database.by(index)} WHERE {mine}", values)
+        _check_count(count, sum(sweep.run_count for sweep in sweeps), sweep_id)
 
     def fetch_lease(self, sweep_id: str) -> Lease | None:
         """See `Store.fetch_lease`."""
@@ -207,7 +219,8 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
             where(_is_in("status", self.statuses), [status.value for status in self.statuses])
         if self.id_prefix is not None:
             where("substr(run_id, 1, ?) = ?", [len(self.id_prefix), self.id_prefix])
-        order = 'sweep_id, "index"'
+        # A sum is in no index: otherwise SQLite walks through all runs by their indices to save the sorting of a few.
+        order = 'sweep_id, "index"' if self.run_ids is None else 'sweep_id, "index" + 0'
         if self.best_first:
             conditions.append("score IS NOT NULL")
             order = f'score {"DESC" if direction == "maximize" else "ASC"}, "index"'
@@ -215,6 +228,11 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
         if self.limit is not None:
             query, values = f"{query} LIMIT ?", [*values, self.limit]
         return query, values
+
+    def ids_without(self, rows: Sequence[Row]) -> frozenset[str]:
+        """The ids, of those asked for, that have no row although nothing else that is wanted can be the reason."""
+        is_all = self.statuses is None and self.id_prefix is None and self.limit is None and not self.best_first
+        return self.run_ids.difference(row[1] for row in rows) if is_all and self.run_ids else frozenset()
 
     def check(self, runs: Sequence[RunInfo], sweeps: Sequence[SweepMetadata], direction: Direction) -> None:
         """Raise a DamagedStoreError when an index led to other runs than those that were wanted, or not to all."""
@@ -267,9 +285,31 @@ def _check_end(sweep_id: str, end: int, last: int) -> None:
         )
 
 
+def _check_count_of_events(fetch: Fetch, sweep_id: str, after: int, last: int) -> None:
+    [(count,)] = fetch("SELECT count(*) FROM events WHERE sweep_id = ? AND seq > ?", (sweep_id, after))
+    if count != max(last - after, 0):
+        raise DamagedStoreError(
+            f"sweep {sweep_id}: its log gives {count} events after {after} where there are {last - after}; {RESCUE}"
+        )
+
+
 def _events_missing(sweep_id: str, first: int, last: int) -> DamagedStoreError:
     which = f"event {first} is" if first == last else f"events {first} to {last} are"
     return DamagedStoreError(f"sweep {sweep_id}: {which} missing in its log; {RESCUE}")
+
+
+def _check_never_created(fetch: Fetch, sweep_id: str | None, run_ids: frozenset[str]) -> None:
+    mine, values = _of(sweep_id)
+    query = f"SELECT run_id FROM events WHERE {mine} AND {_is_in('run_id', run_ids)} LIMIT 1"
+    for (run_id,) in fetch(query, (*values, *run_ids)):
+        raise run_missing(run_id)
+
+
+def run_missing(run_id: str) -> DamagedStoreError:
+    """The error for a run that the log knows and the table of runs does not."""
+    return DamagedStoreError(
+        f"run {run_id}: it is in the log, but the table of runs, or its index, does not have it; {RESCUE}"
+    )
 
 
 def _check_count(count: int, expected: int, sweep_id: str | None) -> None:
@@ -284,15 +324,24 @@ def _whose(sweep_id: str | None) -> str:
 
 
 def _page_of_log(fetch: Fetch, sweep_id: str, after: int, run_id: str | None) -> list[Row]:
-    mine, values = ("", ()) if run_id is None else ("AND run_id = ?", (run_id,))
+    """With `run_id`, also those events that may be of that run and damaged: those that are of no known run."""
+    mine, values = "", list[str]()
+    if run_id is not None:
+        known = "SELECT run_id FROM runs WHERE sweep_id = ?"
+        mine, values = f"AND (run_id = ? OR run_id IS NULL OR run_id NOT IN ({known}))", [run_id, sweep_id]
     query = f"SELECT {EVENT} FROM events WHERE sweep_id = ? AND seq > ? {mine} ORDER BY seq LIMIT {PAGE}"
     return fetch(query, (sweep_id, after, *values))
 
 
 def _sweeps(fetch: Fetch, sweep_id: str | None) -> list[SweepMetadata]:
-    mine, values = ("", ()) if sweep_id is None else ("WHERE sweep_id = ?", (sweep_id,))
-    rows = fetch(f"SELECT {SWEEP} FROM sweeps {mine} ORDER BY created_at, sweep_id", values)
+    mine, values = _of(sweep_id)
+    rows = fetch(f"SELECT {SWEEP} FROM sweeps WHERE {mine} ORDER BY created_at, sweep_id", values)
     return [to_sweep(*row) for row in rows]
+
+
+def _of(sweep_id: str | None) -> tuple[str, tuple[str, ...]]:
+    """The condition for rows of one sweep, or of all, and its values."""
+    return ("TRUE", ()) if sweep_id is None else ("sweep_id = ?", (sweep_id,))
 
 
 def _last_seq(fetch: Fetch, sweep_id: str) -> int:

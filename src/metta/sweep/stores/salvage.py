@@ -28,6 +28,7 @@ from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.stores.hashes import event_hash, run_hash, sweep_hash
 from metta.sweep.stores.rows import to_event, to_run, to_sweep
 from metta.sweep.stores.schema import EVENTS, RUNS, SWEEPS
+from metta.sweep.stores.wal import FRAME_HEADER, WAL_HEADER
 
 #: Told what is being done, how much of it is done, and how much there is.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -177,7 +178,6 @@ _RUN_ROWS = _rows(RUNS, run_hash, to_run)
 # ----------------------------------------------------------------------------------------------------- bytes of files
 
 _PAGE_SIZES = tuple(1 << bits for bits in range(9, 17))
-_WAL_HEADER, _FRAME_HEADER = 32, 24
 #: Matches between two reports of progress.
 _REPORT_EVERY = 1_000
 
@@ -284,10 +284,10 @@ def _frames(log: bytes, page_size: int) -> tuple[dict[int, int], int]:
 
     What comes after the last commit was never acknowledged, and frames with another salt are left from an earlier turn.
     """
-    starts = range(_WAL_HEADER, len(log) - _FRAME_HEADER - page_size + 1, _FRAME_HEADER + page_size)
-    headers = [(start + _FRAME_HEADER, log[start : start + _FRAME_HEADER]) for start in starts]
+    starts = range(WAL_HEADER, len(log) - FRAME_HEADER - page_size + 1, FRAME_HEADER + page_size)
+    headers = [(start + FRAME_HEADER, log[start : start + FRAME_HEADER]) for start in starts]
     salts = {header[8:16] for _, header in headers}
-    salt = log[16:24] if log[16:24] in salts else log[_WAL_HEADER + 8 : _WAL_HEADER + 16]
+    salt = log[16:24] if log[16:24] in salts else log[WAL_HEADER + 8 : WAL_HEADER + 16]
     current = [(start, header) for start, header in headers if header[8:16] == salt]
     commits = [start for start, header in current if any(header[4:8])]
     if not commits:

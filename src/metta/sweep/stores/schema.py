@@ -59,8 +59,9 @@ RUNS = Table(
     Column("info", LargeBinary, nullable=False),
     Column("hash", LargeBinary, nullable=False),
     Index("runs_by_index", "sweep_id", "index"),
-    Index("runs_by_status", "sweep_id", "status"),
     Index("runs_by_score", "sweep_id", "score"),
+    # SQLite prefers the order of `runs_by_index` to it, with and without statistics.
+    Index("runs_by_status", "sweep_id", "status").ddl_if(dialect="postgresql"),
 )
 
 LEASES = Table(

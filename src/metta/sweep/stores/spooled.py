@@ -115,6 +115,11 @@ class SpooledStore:
                 logger.warning("spool %s can be written again; no event is in memory alone", self._path)
             self._is_full = False
 
+    def connect(self) -> None:
+        """Reach the store now, if it can be reached: that takes a moment, which the first event need not wait for."""
+        with suppress(StoreError), self._reached():
+            pass
+
     def beat(self, heartbeat: Heartbeat) -> None:
         """See `Store.beat`. Never queued: an old sign of life tells nothing."""
         with self._reached() as store:

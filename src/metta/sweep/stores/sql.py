@@ -11,14 +11,14 @@ from msgspec.structs import replace
 from sqlalchemy import BindParameter, Connection, Row, String, bindparam, delete, insert, select, update
 
 from metta.sweep.errors import DamagedStoreError, FencedError, LeaseHeldError, NameTakenError, StaleWriteError
-from metta.sweep.model.events import Event
+from metta.sweep.model.events import Event, RunCreated
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
 from metta.sweep.stores.hashes import event_hash, run_hash, sweep_hash
 from metta.sweep.stores.projections import differences
-from metta.sweep.stores.reader import PAGE, Database, SqlReader, check_next
+from metta.sweep.stores.reader import PAGE, Database, SqlReader, check_next, run_missing
 from metta.sweep.stores.rows import RESCUE, encode_totals, to_event, to_run, to_sweep
 from metta.sweep.stores.schema import EVENTS, HEARTBEATS, LEASES, RUNS, SWEEPS
 
@@ -88,9 +88,14 @@ class SqlStore(SqlReader):
             return EMPTY
         sweep = to_sweep(*tuple(row))
         runs: dict[str, RunInfo] = {}
-        for run_ids in _pages(sorted({event.run_id for event in events if event.run_id is not None})):
+        touched = {event.run_id for event in events if event.run_id is not None}
+        for run_ids in _pages(sorted(touched)):
             rows = connection.execute(_RUNS, {"its_sweep": sweep.sweep_id, "run_ids": run_ids})
             runs |= {run.run_id: to_run(*run) for run in rows}
+        created = {event.run_id for event in events if isinstance(event.body, RunCreated)}
+        for run_ids in _pages(sorted(touched - runs.keys() - created)):
+            for run_id in connection.execute(_IN_LOG, {"its_sweep": sweep.sweep_id, "run_ids": run_ids}).scalars():
+                raise run_missing(run_id)
         return SweepState(metadata=sweep, runs=immutables.Map(runs))
 
     def _write_events(self, connection: Connection, events: Sequence[Event]) -> None:
@@ -233,6 +238,8 @@ _KNOWN_EVENTS = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(bindpara
 _SWEEP = select(SWEEPS).where(SWEEPS.c.sweep_id == _THIS_SWEEP)
 _FENCE = select(LEASES.c.fence).where(LEASES.c.sweep_id == _THIS_SWEEP)
 _RUNS = select(RUNS).where(RUNS.c.sweep_id == _THIS_SWEEP, RUNS.c.run_id.in_(bindparam("run_ids", expanding=True)))
+_IN_LOG = select(EVENTS.c.run_id).where(EVENTS.c.sweep_id == _THIS_SWEEP)
+_IN_LOG = _IN_LOG.where(EVENTS.c.run_id.in_(bindparam("run_ids", expanding=True))).limit(1)
 _LOG = select(EVENTS).where(EVENTS.c.sweep_id == _THIS_SWEEP, EVENTS.c.seq > bindparam("after"))
 _LOG = _LOG.order_by(EVENTS.c.seq).limit(PAGE)
 _INSERT_EVENTS = insert(EVENTS)

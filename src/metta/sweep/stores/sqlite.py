@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,12 +18,16 @@ from metta.sweep.errors import DamagedStoreError, StoreAwayError, StoreError
 from metta.sweep.stores.migration import migrate, show_as_current
 from metta.sweep.stores.reader import Fetch, Row
 from metta.sweep.stores.rows import RESCUE, SCHEMA_QUERY, SCHEMA_TABLE, SCHEMA_VERSION
+from metta.sweep.stores.wal import check_log
 
 if TYPE_CHECKING:
     import sqlalchemy
 
 #: How long a writer waits for another one.
 LOCK_TIMEOUT_S = 30.0
+#: How often each file is open in this process, and what to hold to open another.
+_OPEN: Counter[str] = Counter()
+_OPENING = threading.Lock()
 #: Waiting for a change looks this often at first, and ever more rarely up to the last.
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.001, 0.05
 
@@ -53,7 +58,8 @@ class SqliteDatabase:
         #: Absolute, so that processes with other working folders find the same store.
         self._path = Path(file).absolute()
         self.url = f"sqlite:///{quote(str(self._path))}" + (f"?{options}" if options else "")
-        self.by_score = "INDEXED BY runs_by_score"
+        self._has_indices = True
+        self._open_file: str | None = None
         self._read_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
@@ -64,24 +70,38 @@ class SqliteDatabase:
     def open(self) -> None:
         """See `Database.open`."""
         with self._errors():
-            self._reader = self._connect()
-            version = self._version(self._reader)
-            _switch_to_wal(self._reader)
-            if version < SCHEMA_VERSION:
-                show_as_current(self._reader)
-                self.by_score = ""  # a view has no indices
+            self._check_log()
+            self._open_to_read()
 
     def open_for_writing(self, *, create: bool) -> None:
         """See `Database.open_for_writing`."""
         with self._errors():
             if create and not self._path.exists():
                 self._create()
+            self._check_log()
             with closing(self._connect()) as connection:
                 self._check_pages(connection)
                 if self._version(connection) < SCHEMA_VERSION:
                     migrate(connection)
-            self.open()
+            self._open_to_read()
             self._writer = self._connect_writer()
+
+    def _check_log(self) -> None:
+        """Before anything else, and only when it is not open in this process already: see `check_log`."""
+        file = os.path.realpath(self._path)
+        with _OPENING:
+            if not _OPEN[file] and self._synchronous == "full":
+                check_log(self._path)
+            _OPEN[file] += 1
+            self._open_file = file
+
+    def _open_to_read(self) -> None:
+        self._reader = self._connect()
+        version = self._version(self._reader)
+        _switch_to_wal(self._reader)
+        if version < SCHEMA_VERSION:
+            show_as_current(self._reader)
+            self._has_indices = False  # a view has none
 
     def _connect(self) -> sqlite3.Connection:
         """A connection to the file as it is: SQLite would make a missing one, and a store of an empty one."""
@@ -178,6 +198,10 @@ class SqliteDatabase:
                 if reader.in_transaction:
                     reader.execute("ROLLBACK")
 
+    def by(self, index: str) -> str:
+        """See `Database.by`."""
+        return f"INDEXED BY {index}" if self._has_indices else ""
+
     @property
     def _open_reader(self) -> sqlite3.Connection:
         if self._reader is None:
@@ -231,6 +255,10 @@ class SqliteDatabase:
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
+        with _OPENING:
+            if self._open_file is not None:
+                _OPEN[self._open_file] -= 1
+                self._open_file = None
 
     # ------------------------------------------------------------------------------------------------- errors
 
