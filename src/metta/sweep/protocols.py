@@ -84,6 +84,14 @@ class Reader(Protocol):
         """Runs that fit all filters, by index, or by score in the sweep's direction (then only those that have one)."""
         ...
 
+    def projection_differences(self, sweep_id: str) -> list[str]:
+        """In what the tables projected from the sweep's log differ from the log, a line each; none when all is well.
+
+        Raises:
+            DamagedStoreError: the log itself is damaged.
+        """
+        ...
+
     def fetch_lease(self, sweep_id: str) -> Lease | None:
         """The lease as it stands, expired or not."""
         ...
@@ -136,14 +144,6 @@ class Store(Reader, Protocol):
 
         Raises:
             DamagedStoreError: the log itself is damaged, so there is nothing to rebuild them from.
-        """
-        ...
-
-    def projection_differences(self, sweep_id: str) -> list[str]:
-        """In what the tables projected from the sweep's log differ from the log, a line each; none when all is well.
-
-        Raises:
-            DamagedStoreError: the log itself is damaged.
         """
         ...
 

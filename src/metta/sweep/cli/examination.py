@@ -34,8 +34,6 @@ from metta.sweep.model.run import Checkpoint, JobState, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Heartbeat, Reader
-from metta.sweep.stores.projections import differences
-from metta.sweep.stores.reader import SqlReader
 
 #: Less room than this under a sweep's folder is too little.
 SCARCE_BYTES = 1 << 30
@@ -225,18 +223,11 @@ def _unfit(event: Event, error: InvalidTransition) -> Issue:
 def _projections(reader: Reader, sweep_id: str) -> list[Issue]:
     """Also where the log seems damaged: readers check it by the tables, so the damage may be theirs alone."""
     try:
-        lines = projection_differences(reader, sweep_id)
+        lines = reader.projection_differences(sweep_id)
     except (StoreError, InvalidTransition):
         return []  # that of the log says it all
     remedy = "the tables are written anew from the log"
     return [Issue(kind=IssueKind.PROJECTIONS, problem=line, remedy=remedy) for line in lines]
-
-
-def projection_differences(reader: Reader, sweep_id: str) -> list[str]:
-    """As of `Store`; but opening one would migrate an old store, and a look must not change anything."""
-    assert isinstance(reader, SqlReader)
-    with reader._database.snapshot() as fetch:
-        return differences(fetch, sweep_id)
 
 
 # ------------------------------------------------------------------------------------------------- controller, agents

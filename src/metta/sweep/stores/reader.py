@@ -175,6 +175,13 @@ class SqlReader:
         [(count,)] = fetch(f"SELECT count(*) FROM runs {self._database.by(index)} WHERE {mine}", values)
         _check_count(count, sum(sweep.run_count for sweep in sweeps), sweep_id)
 
+    def projection_differences(self, sweep_id: str) -> list[str]:
+        """See `Store.projection_differences`."""
+        from metta.sweep.stores.projections import differences  # it reads logs through this module
+
+        with self._database.snapshot() as fetch:
+            return differences(fetch, sweep_id)
+
     def fetch_lease(self, sweep_id: str) -> Lease | None:
         """See `Store.fetch_lease`."""
         query = "SELECT sweep_id, holder, fence, expires_at FROM leases WHERE sweep_id = ? AND holder IS NOT NULL"

@@ -17,7 +17,6 @@ from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
 from metta.sweep.stores.hashes import event_hash, run_hash, sweep_hash
-from metta.sweep.stores.projections import differences
 from metta.sweep.stores.reader import PAGE, Database, SqlReader, check_next, run_missing
 from metta.sweep.stores.rows import RESCUE, encode_totals, to_event, to_run, to_sweep
 from metta.sweep.stores.schema import EVENTS, HEARTBEATS, LEASES, RUNS, SWEEPS
@@ -185,11 +184,6 @@ class SqlStore(SqlReader):
                 check_next(event, after)
                 after = event.seq
                 yield event
-
-    def projection_differences(self, sweep_id: str) -> list[str]:
-        """See `Store.projection_differences`."""
-        with self._database.snapshot() as fetch:
-            return differences(fetch, sweep_id)
 
     # -------------------------------------------------------------------------------------- leases, heartbeats
 
