@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from metta.sweep import registry
@@ -36,7 +39,37 @@ from metta.sweep.model.sweep import (
 )
 
 COMMAND = CommandTarget(argv=["true"])
+FAILURES = ", ".join(sorted(FailureKind))
 LEAST = {"search_space": {"lr": {"uniform": [0, 1]}}, "metric": "accuracy"}
+
+
+_NUMBERS = st.one_of(
+    st.integers(),
+    st.sampled_from([0, 1, 10**6, 10**6 + 1, 10**9, 10**9 + 1, 2**31, 2**63 - 1, 2**63, 2**64, 2**70, -(2**63) - 1]),
+    st.floats(),
+)
+
+
+def given_settings() -> st.SearchStrategy[dict[str, Any]]:
+    """Some settings with values of their kind, which are beyond their bounds as often as not."""
+    numbers = [name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(**LEAST), name), int | float)]
+    numbers += ["seed", "max_parallel", "max_trials", "budget_hours", "max_hours", "job_timeout_s", "backup_hours"]
+    numbers += ["max_retries", "retry_delay_seconds"]
+    nested = {
+        name: st.dictionaries(st.sampled_from(kind.__struct_fields__), _NUMBERS, max_size=2)
+        for name, kind in {
+            "resources": Resources,
+            "retry": RetryPolicy,
+            "retry_eval": RetryPolicy,
+            "checkpoints": Retention,
+        }.items()
+    }
+    levels = st.fixed_dictionaries({"optimizer": st.just("grid"), "optimizer_options": st.just({"levels": 3})})
+    texts = {name: st.text(st.characters(), max_size=5) for name in ("name", "metric")}
+    anything = {**dict.fromkeys(numbers, _NUMBERS), **nested, **texts, "strategy": levels}
+    return st.sets(st.sampled_from(sorted(anything)), max_size=2).flatmap(
+        lambda names: st.fixed_dictionaries({name: anything[name] for name in names})
+    )
 
 
 def problem_with(**settings: Any) -> str:
@@ -113,9 +146,9 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", ["search_space", "metric"])
     def test_what_every_sweep_needs_is_asked_for_by_name(self, name: str) -> None:
-        for given in ({key: value for key, value in LEAST.items() if key != name}, {**LEAST, name: None}):
+        for incomplete in ({key: value for key, value in LEAST.items() if key != name}, {**LEAST, name: None}):
             with pytest.raises(ConfigError, match=f"^{name}: is missing"):
-                parse_settings(given)
+                parse_settings(incomplete)
 
     def test_an_unknown_key_is_answered_with_the_closest_known_one(self) -> None:
         message = problem_with(max_trails=3)
@@ -170,6 +203,27 @@ class TestSettings:
             ({"direction": "max"}, "direction: cannot be 'max'; did you mean 'maximize'? known: maximize, minimize"),
             ({"direction": None}, "direction: expected str, got None"),
             ({"isolation": "thread"}, "isolation: cannot be 'thread'; known: process, reuse"),
+            ({"max_retries": 1_000_001}, "max_retries: expected int <= 1000000, got 1000001"),
+            ({"retry_delay_seconds": 1e10}, "retry_delay_seconds: expected float <= 1000000000.0, got 10000000000.0"),
+            ({"retry": {"on": ("typo",)}}, f"retry.on.0: cannot be 'typo'; known: {FAILURES}"),
+            (
+                {"retry": {"on": ["killed", "kiled"]}},
+                f"retry.on.1: cannot be 'kiled'; did you mean 'killed'? known: {FAILURES}",
+            ),
+            ({"retry": {"on": {"typo"}}}, f"retry.on.0: cannot be 'typo'; known: {FAILURES}"),
+            ({"retry": {"on": ("killed", 3)}}, "retry.on.1: expected str, got 3"),
+            ({"dispatcher": {"fallback": ("local", 3)}}, "dispatcher.fallback.1: expected str | object, got 3"),
+            (
+                {"dispatcher": {"route": ({"to": "local", "min_cpus": 0},)}},
+                "dispatcher.route.0.min_cpus: expected int >= 1, got 0",
+            ),
+            (
+                {"dispatcher": {"route": [{"to": "local", "type": "evl"}]}},
+                "dispatcher.route.0.type: cannot be 'evl'; did you mean 'eval'? known: eval, train",
+            ),
+            ({"name": "two\nlines"}, "name: is one line without control characters, got 'two\\nlines'"),
+            ({"name": "\x1b[31mred"}, "name: is one line without control characters, got '\\x1b[31mred'"),
+            ({"name": "two\u2028lines"}, "name: is one line without control characters, got 'two\\u2028lines'"),
             ({"metrics": {"stdout": "jsn"}}, "metrics.stdout: cannot be 'jsn'; did you mean 'json'? known: json"),
         ],
     )
@@ -365,6 +419,61 @@ class TestConfig:
         assert 0 <= config.seed < 2**32
         assert (config.max_trials, config.budget_hours, config.grace_s) == (None, None, 10.0)
         assert (config.directory, config.working_directory) == ("/files", "/code")
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"retry": RetryPolicy(max_retries=-1)}, "retry.max_retries: expected int >= 0, got -1"),
+            ({"retry_eval": RetryPolicy(backoff=1000)}, "retry_eval.backoff: expected float <= 100.0, got 1000"),
+            ({"strategy": Strategy(optimizer_options={"x": "\ud800"})}, "strategy: cannot be written as JSON: 'utf-8'"),
+            ({"metric": "\ud800"}, "metric: cannot be written as JSON: 'utf-8' codec"),
+            (
+                {"resources": {"memory_gb": 8}, "retry": {"max_memory_gb": 4}},
+                "retry.max_memory_gb: is at least resources.memory_gb (8), from which memory grows, got 4",
+            ),
+            (
+                {"resources": {"memory_gb": 8}, "retry_eval": {"max_memory_gb": 7.5}},
+                "retry_eval.max_memory_gb: is at least resources.memory_gb (8), from which memory grows, got 7.5",
+            ),
+        ],
+    )
+    def test_what_could_not_be_read_again_or_cannot_be_is_not_written(
+        self, settings: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            config_of(**settings)
+        assert str(caught.value).startswith(message)
+
+    def test_a_name_given_elsewhere_is_one_line_as_well(self) -> None:
+        with pytest.raises(FieldError, match=r"name: is one line"):
+            build_config(
+                parse_settings(LEAST),
+                name="two\nlines",
+                target=COMMAND,
+                evaluate=None,
+                directory=Path("/files"),
+                working_directory=Path("/code"),
+            )
+
+    @settings(max_examples=300, deadline=None)
+    @example({"max_retries": 1_000_001})
+    @example({"seed": 2**70})
+    @example({"resources": {"cpus": 2**63}})
+    @given(given_settings())
+    def test_what_is_accepted_can_be_written_and_read_again(self, given: dict[str, Any]) -> None:
+        try:
+            config = config_of(**given)
+        except ConfigError:
+            return
+        assert msgspec.json.decode(msgspec.json.encode(config), type=SweepConfig) == config
+
+    @pytest.mark.parametrize("name", ["max_retries", "retry_delay_seconds"])
+    def test_a_short_setting_has_the_bounds_of_the_long_one(self, name: str) -> None:
+        short, long = (
+            {field.name: field for field in msgspec.structs.fields(kind)} for kind in (Settings, RetryPolicy)
+        )
+        bounds = [kind for kind in get_args(short[name].type) if kind is not type(None)]
+        assert bounds[0] in {long[name].type, *get_args(long[name].type)}
 
     def test_jobs_with_many_cpus_leave_room_for_fewer(self) -> None:
         assert config_of(resources={"cpus": 10_000}).max_parallel == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,10 +17,12 @@ from jsonschema import Draft202012Validator
 from metta.sweep.config import KINDS, SweepFile, parse_space
 from metta.sweep.config_file import json_schema, load
 from metta.sweep.errors import ConfigError
+from metta.sweep.model.run import FailureKind, RetryPolicy
 from metta.sweep.model.space import Choice, LogUniform, Range, Uniform
 from metta.sweep.model.sweep import MetricsSource
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 WHOLE = """\
 name: demo
@@ -103,6 +106,23 @@ class TestYaml:
         assert value == number
         assert type(value) is type(number)
 
+    @pytest.mark.parametrize("word", ["true", "True", "TRUE", "false", "False", "FALSE"])
+    def test_booleans_are_those_of_yaml_1_2(self, read: Any, word: str) -> None:
+        file = read(f"command: 'true'\nmetric: m\nsearch_space: {{x: {{choice: [{word}]}}}}")
+        assert file.search_space["x"]["choice"] == [word.lower() == "true"]
+
+    @pytest.mark.parametrize("word", ["on", "off", "yes", "No", "ON", "y", "n", "tRUE"])
+    def test_other_words_are_none(self, read: Any, word: str) -> None:
+        file = read(f"command: 'true'\nmetric: m\nsearch_space: {{{word}: {{choice: [{word}]}}}}")
+        assert file.search_space == {word: {"choice": [word]}}
+
+    def test_a_retry_policy_names_the_failures_it_is_for(self, read: Any) -> None:
+        assert read(f"{WHOLE}retry: {{on: [user_error]}}\n").retry.on == (FailureKind.USER_ERROR,)
+
+    def test_a_value_may_be_used_twice(self, read: Any) -> None:
+        file = read(f"{WHOLE}retry: &policy {{backoff: 3}}\nretry_eval: *policy\n")
+        assert file.retry == file.retry_eval == RetryPolicy(backoff=3)
+
     @given(st.floats(allow_nan=False, allow_infinity=False))
     def test_every_float_is_read_as_python_writes_it(self, tmp_path_factory: Any, number: float) -> None:
         path = tmp_path_factory.getbasetemp() / "float.yaml"
@@ -156,6 +176,28 @@ class TestMistakes:
     def test_the_line_of_a_mistake_is_named(self, problem: Any, before: str, after: str, message: str) -> None:
         assert WHOLE.count(before) == 1
         assert problem(WHOLE.replace(before, after)).startswith(message)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "retry: &a {on: *a}",
+            "retry: &a [*a]",
+            "strategy: {optimizer: grid, optimizer_options: &a {levels: [1, *a]}}",
+            "search_space: &a {x: {y: *a}}",
+            "retry: &a\n  <<: *a",
+            "? &a [*a]\n: 1",
+        ],
+    )
+    def test_a_value_within_itself_is_refused(self, problem: Any, text: str) -> None:
+        message = "1: is not valid YAML: an alias stands within the value that it names; write the value out"
+        assert problem(text).partition(":")[2] == message.partition(":")[2]
+
+    def test_values_that_grow_by_aliases_cost_nothing(self, problem: Any) -> None:
+        levels = [f"a{n}: &a{n} {{{', '.join(f'{key}: *a{n - 1}' for key in 'abcdefghij')}}}" for n in range(1, 30)]
+        assert "a0: unknown key" in problem("\n".join(["a0: &a0 {x: 1}", *levels]))
+
+    def test_nesting_without_end_is_refused(self, problem: Any) -> None:
+        assert "is nested too deeply" in problem(f"retry: {'[' * 5000}")
 
     def test_a_missing_key_has_no_line(self, problem: Any) -> None:
         assert problem(WHOLE.replace("metric: accuracy\n", "")) == " metric: is missing; every sweep needs one"
@@ -218,6 +260,29 @@ class TestToml:
     )
     def test_the_line_of_a_mistake_is_named(self, problem: Any, before: str, after: str, message: str) -> None:
         assert problem(dedent(self.TEXT).replace(before, after), "sweep.toml").startswith(message)
+
+
+def documented() -> list[Any]:
+    """The blocks of the documents that are sweeps, or the settings of retries."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = [
+        pytest.param(suffix, block, id=f"{document.name}-{suffix}")
+        for document in documents
+        for suffix, block in re.findall(r"^```(yaml|toml)\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+        if re.search(r"^\[?(search_space|retry)\b", block, re.MULTILINE)
+    ]
+    assert len(found) >= 3
+    return found
+
+
+@pytest.mark.parametrize(("suffix", "block"), documented())
+def test_what_the_documents_show_is_read(read: Any, suffix: str, block: str) -> None:
+    if "search_space" not in block:
+        least = {"command": "true", "metric": "m", "search_space.x": 1}
+        block = "".join(f"{key} = {json.dumps(value)}\n" for key, value in least.items()) + block
+        if suffix == "yaml":
+            block = block.replace(" = ", ": ").replace("search_space.x: 1", "search_space: {x: 1}")
+    read(block, f"sweep.{suffix}")
 
 
 class TestSchema:

@@ -60,6 +60,19 @@ def test_nothing_is_overwritten(metta: CommandLine, store: Store) -> None:
     assert kept.read_text() == "mine"
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_what_sqlite_would_take_for_a_part_of_the_store_is_no_place_for_a_copy(
+    metta: CommandLine, store: Store, suffix: str
+) -> None:
+    store.append(run_events(1))
+    path = metta.folder / f"sweeps.db{suffix}"
+    for file in metta.folder.glob("sweeps.db-*"):
+        file.rename(file.with_name(f"kept{file.name}"))
+    error = metta("backup", path.name).error
+    assert f"{path}: is where SQLite keeps a part of the store" in error
+    assert not path.exists()
+
+
 def test_a_store_on_a_server_is_left_to_pg_dump_and_its_password_is_not_shown(metta: CommandLine) -> None:
     error = metta("backup", "--store", "postgresql://me:secret@host/sweeps").error
     assert "pg_dump" in error

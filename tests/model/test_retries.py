@@ -32,6 +32,7 @@ from model.logs import (
     STARTED,
     SUCCEED,
     SUCCEED_2,
+    SUCCEED_EVAL,
     TRAIN,
     TRAIN_2,
     TRAIN_3,
@@ -292,6 +293,40 @@ def test_a_run_trained_again_is_evaluated_like_any_other():
     for step in (GRANT_EVAL, BEGIN_EVAL, (ev.JobExited(outcome=Outcome.INTERRUPTED), RUN, EVAL), REQUEUE):
         log.add(*step)
     assert log.run().status is JobStatus.TRAINING_DONE_NO_EVAL
+
+
+UNREPORTED = (ev.RunFailed(reason="metric 'reward' was not reported"), RUN, None)
+
+
+@pytest.mark.parametrize("saves", [[], [SAVE]], ids=["without a checkpoint", "with one"])
+def test_a_run_that_reported_no_result_is_trained_again_however_many_attempts_that_takes(saves):
+    log = Log(CREATE, GRANT, BEGIN, *saves, SUCCEED, UNREPORTED, REQUEUE)
+    assert log.run().status is JobStatus.PENDING
+    assert len(log.run().usable_checkpoints) == len(saves)
+    for step in (GRANT_2, BEGIN_2, CRASH_2, RETRY, REQUEUE):
+        log.add(*step)
+    assert log.run().status is JobStatus.PENDING
+    for step in (GRANT_3, BEGIN_3, (SUCCEED[0], RUN, TRAIN_3)):
+        log.add(*step)
+    assert (log.run().status, log.run().resume_from) == (JobStatus.TRAINING_DONE_NO_EVAL, None)
+
+
+@pytest.mark.parametrize("exit_of_evaluation", [CRASH_EVAL, SUCCEED_EVAL], ids=["failed", "reported no result"])
+def test_a_run_that_failed_in_its_evaluation_is_evaluated_again(exit_of_evaluation):
+    log = Log(*TRAINED, GRANT_EVAL, BEGIN_EVAL, exit_of_evaluation, UNREPORTED, REQUEUE)
+    assert log.run().status is JobStatus.TRAINING_DONE_NO_EVAL
+
+
+def test_a_run_that_fails_again_and_again_keeps_the_first_reason_and_the_latest():
+    log = Log(CREATE)
+    for attempt in range(1, 31):
+        job_id = f"{RUN}.train.{attempt}"
+        log.add(ev.JobGranted(job_type=JobType.TRAIN, attempt=attempt), RUN, job_id)
+        log.add(STARTED, RUN, job_id)
+        log.add(crash(error=f"error {attempt}"), RUN, job_id)
+        log.add(*REQUEUE)
+        assert len(log.run().failure_reasons) == min(attempt, 20)
+    assert log.run().failure_reasons == tuple(f"train failed: error {attempt}" for attempt in (1, *range(12, 31)))
 
 
 # ---------------------------------------------------------------------------------------------- failures that are alike

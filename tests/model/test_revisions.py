@@ -53,7 +53,7 @@ def test_a_run_that_is_rolled_back_counts_for_nothing_but_is_kept():
     assert (run.jobs, run.metrics, run.cost) == (before.jobs, before.metrics, before.cost)
     assert (log.state.sweep.run_count, log.state.sweep.trial_count) == (1, 0)
     assert log.state.sweep.counts == {JobStatus.ROLLED_BACK: 1}
-    assert log.state.sweep.ended_count == 1
+    assert log.state.sweep.ended_count == 0
 
 
 def test_the_best_run_after_a_rollback_is_the_one_that_the_event_names():
@@ -106,6 +106,39 @@ def test_a_restored_run_is_the_best_only_if_it_is_better_than_what_is_there():
         assert log.best()[0] == RUN_IDS[rest]
         log.add(ev.RunRestored(reason=""), RUN_IDS[index])
         assert log.best() == (RUN_IDS[1], 2.0)
+
+
+def test_what_was_tried_by_a_run_that_is_rolled_back_may_be_tried_again():
+    log = Log(*DONE)
+    assert dict(log.state.tried) == {GRID.key({"x": 0}): RUN}
+    log.add(*ROLL_BACK)
+    assert not log.state.tried
+    log.add(*RESTORE)
+    assert dict(log.state.tried) == {GRID.key({"x": 0}): RUN}
+
+
+def test_what_another_run_tried_as_well_stays_tried():
+    log = Log(*DONE)
+    log.add(*ROLL_BACK)
+    log.add(ev.RunCreated(index=1, config={"x": 0}), RUN_IDS[1])
+    log.add(ev.RunCancelled(reason="stopped"), RUN_IDS[1])
+    log.add(*RESTORE)
+    log.add(ev.RunRolledBack(reason="", best_run_id=RUN, best_score=1.0), RUN_IDS[1])
+    assert dict(log.state.tried) == {GRID.key({"x": 0}): RUN}
+
+
+def test_a_run_that_is_rolled_back_or_restored_in_another_space_leaves_what_was_tried_of_that():
+    log = Log()
+    for index in range(3):
+        log.add_completed(index, 1.0)
+    log.add(ev.RunRolledBack(reason="", best_run_id=RUN, best_score=1.0), RUN_IDS[2])
+    log.add(ev.RunRolledBack(reason="", best_run_id=RUN, best_score=1.0), RUN_IDS[1])
+    log.add(ev.SweepAmended(changes=space(Range(0, 1)), best_run_id=RUN, best_score=1.0))
+    assert set(log.state.tried.values()) == {RUN}
+    log.add(RESTORE[0], RUN_IDS[2])
+    assert set(log.state.tried.values()) == {RUN}
+    log.add(RESTORE[0], RUN_IDS[1])
+    assert set(log.state.tried.values()) == {RUN, RUN_IDS[1]}
 
 
 def test_a_run_may_be_rolled_back_and_restored_again_and_again():
@@ -348,7 +381,7 @@ def test_a_run_is_tried_again_only_when_the_sweep_goes_on():
     assert "the sweep is COMPLETED" in log.refuses(requeued, RUN)
     log.add(ev.SweepResumed())
     log.add(requeued, RUN)
-    assert log.run().status is JobStatus.TRAINING_DONE_NO_EVAL
+    assert log.run().status is JobStatus.PENDING
 
 
 def test_no_repair_leaves_something_to_do_in_a_sweep_that_has_ended():

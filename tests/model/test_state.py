@@ -173,7 +173,7 @@ ALLOWED = {
     },
     "failed": {
         "dispatched": JobStatus.FAILED,
-        "requeued": JobStatus.TRAINING_DONE_NO_EVAL,
+        "requeued": JobStatus.PENDING,
         "rolled back": JobStatus.ROLLED_BACK,
         "rescored": JobStatus.COMPLETED,
         "rescored to nothing": JobStatus.FAILED,
@@ -693,7 +693,7 @@ class Sweep(RuleBasedStateMachine):
         sweep = self.state.sweep
         assert sweep.counts == Counter(run.status for run in runs)
         assert sweep.run_count == len(self.state.runs)
-        assert sweep.ended_count == sum(run.status.ended for run in runs)
+        assert sweep.ended_count == sum(run.status.ended and run.undone is None for run in runs)
         assert sweep.cost == sum(run.cost for run in runs)
         assert set(self.state.unfinished) == {run.run_id for run in runs if not run.status.ended}
         assert self.state.seq == sweep.seq == len(self.log)
@@ -799,7 +799,11 @@ class Sweep(RuleBasedStateMachine):
             assert not tried
         else:
             limit = space.cardinality
-            assert {space.key(run.config) for run in self.state.runs.values() if run.config["x"] < limit} <= set(tried)
+            assert all(self.state.runs[run_id].undone is None for run_id in self.state.tried.values())
+            undone = {space.key(run.config) for run in self.state.runs.values() if run.undone is not None}
+            assert {
+                space.key(run.config) for run in self.state.runs.values() if run.config["x"] < limit
+            } - undone <= set(tried)
 
     @invariant()
     def the_end_of_the_sweep_is_dated_while_it_lasts(self):

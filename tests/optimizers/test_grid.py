@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from metta.sweep.errors import ConfigError
+from metta.sweep.model import events as ev
+from metta.sweep.model.events import Body, Event
 from metta.sweep.model.space import (
     Choice,
     Config,
@@ -20,11 +24,12 @@ from metta.sweep.model.space import (
     SearchSpace,
     Uniform,
 )
+from metta.sweep.model.state import SweepState, fold
 from metta.sweep.optimizers.grid import GridOptimizer
 from metta.sweep.protocols import History
 from metta.sweep.testing import OptimizerContract
-from metta.sweep.testing.optimizers import configs, history_of, started, suggest
-from metta.sweep.testing.sweeps import sweep_config
+from metta.sweep.testing.optimizers import configs, history_of, started, suggest, with_runs
+from metta.sweep.testing.sweeps import START, SWEEP, sweep_config
 
 
 class TestGrid(OptimizerContract):
@@ -161,3 +166,91 @@ def test_an_optimizer_asked_for_another_space_forgets_the_first() -> None:
     assert len(optimizer.suggest(history(3), 9)) == 3
     assert len(optimizer.suggest(history(4), 9)) == 4
     assert len(optimizer.suggest(history(3), 9)) == 3
+
+
+def after(state: SweepState, body: Body, run_id: str | None = None) -> SweepState:
+    event = Event(id="", sweep_id=SWEEP, at=START, actor="user", body=body, run_id=run_id, seq=state.seq + 1)
+    return fold(state, [event])
+
+
+def amended(state: SweepState, space: dict[str, Any]) -> SweepState:
+    return after(state, ev.SweepAmended(changes={"search_space": msgspec.to_builtins(SearchSpace.of(space))}))
+
+
+def walked(optimizer: GridOptimizer, state: SweepState, sizes: Sequence[int]) -> SweepState:
+    """The sweep after so many suggestions at a time; one optimizer must answer as a new one does."""
+    for size in sizes:
+        suggestions = optimizer.suggest(history_of(state), size)
+        assert suggestions == GridOptimizer().suggest(history_of(state), size)
+        state = with_runs(state, suggestions)
+    return state
+
+
+def tried(state: SweepState) -> list[Config]:
+    return [run.config for run in sorted(state.runs.values(), key=lambda run: run.index)]
+
+
+def new_sweep(space: dict[str, Any]) -> SweepState:
+    return started(sweep_config(search_space=SearchSpace.of(space)))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 9, [9]], ids=["one by one", "all at once"])
+@pytest.mark.parametrize(
+    ("values_before", "values_after", "expected"),
+    [
+        ([1, 2, 3], [0, 1, 2, 3], [1, 2, 3, 0]),
+        ([1, 2, 3], [3, 4], [1, 2, 3, 4]),
+        ([1, 2, 3], [1, 2], [1, 2]),
+        ([1, 2, 3], [5, 6, 7, 8], [1, 2, 7, 8, 5, 6]),
+    ],
+    ids=["grown", "moved", "exhausted", "another"],
+)
+def test_an_amended_grid_is_walked_to_its_end_without_trying_a_point_twice(
+    values_before: list[int], values_after: list[int], expected: list[int], sizes: list[int]
+) -> None:
+    optimizer = GridOptimizer()
+    state = walked(optimizer, new_sweep({"x": Choice(values_before)}), [1, 1])
+    state = walked(optimizer, amended(state, {"x": Choice(values_after)}), sizes)
+    assert [config["x"] for config in tried(state)] == expected
+
+
+@pytest.mark.parametrize("sizes", [[1] * 20, [20]], ids=["one by one", "all at once"])
+def test_so_is_one_with_levels(sizes: list[int]) -> None:
+    optimizer = GridOptimizer()
+    rate = Uniform(0.0, 1.0)
+    state = walked(optimizer, new_sweep({"kind": Choice(["a", "b"]), "rate": rate}), [3, 1, 3])
+    state = walked(optimizer, amended(state, {"kind": Choice(["a", "z", "b"]), "rate": rate}), sizes)
+    found = tried(state)
+    assert len(found) == 15
+    assert all(found.count(config) == 1 for config in found)
+
+
+@pytest.mark.parametrize("count", [4, 10], ids=["in the middle", "at the end"])
+def test_points_of_runs_that_were_rolled_back_are_tried_again(count: int) -> None:
+    optimizer = GridOptimizer()
+    state = walked(optimizer, new_sweep({"x": Range(0, 9)}), [1] * count)
+    run_ids = {run.index: run.run_id for run in state.runs.values()}
+    for index in (1, 3):
+        state = after(state, ev.RunRolledBack(reason="", best_run_id=run_ids[0], best_score=1.0), run_ids[index])
+    state = walked(optimizer, state, [1] * 10)
+    assert [config["x"] for config in tried(state)] == [*range(10), 1, 3]
+
+
+def test_a_sweep_of_the_same_name_with_other_runs_is_another() -> None:
+    optimizer = GridOptimizer()
+    space = {"rate": Uniform(0.0, 1.0)}
+    long, short = (walked(optimizer, new_sweep(space), [size]) for size in (4, 2))
+    for state in (long, short, long):
+        assert walked(optimizer, state, [9]).sweep.run_count == 5
+
+
+@pytest.mark.parametrize("parameter", [Range(1, 10**6), Uniform(0.0, 1.0)], ids=["finite", "with levels"])
+def test_a_suggestion_late_in_a_sweep_costs_no_more_than_an_early_one(parameter: Parameter) -> None:
+    optimizer = GridOptimizer(levels=10**4)
+    state = new_sweep({"x": parameter})
+    state = with_runs(state, optimizer.suggest(history_of(state), 3000))
+    optimizer.suggest(history_of(state), 1)
+    before = time.process_time()
+    for _ in range(100):
+        state = with_runs(state, optimizer.suggest(history_of(state), 1))
+    assert time.process_time() - before < 0.5

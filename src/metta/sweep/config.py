@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shlex
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -19,7 +20,7 @@ from metta.sweep.dispatchers.build import check_dispatching
 from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
 from metta.sweep.model.dispatching import Dispatching
 from metta.sweep.model.parameters import ParameterBase
-from metta.sweep.model.run import Resources, RetryPolicy
+from metta.sweep.model.run import Delay, FailureKind, JobType, MaxRetries, Resources, RetryPolicy
 from metta.sweep.model.space import (
     Choice,
     Constant,
@@ -66,8 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     grace_s: Annotated[float, Meta(ge=0, le=_LARGEST)] = 10.0
     isolation: Isolation = "process"
     #: Short for the settings of the same name in `retry`.
-    max_retries: Annotated[int, Meta(ge=0)] | None = None
-    retry_delay_seconds: Annotated[float, Meta(ge=0, le=_LARGEST)] | None = None
+    max_retries: MaxRetries | None = None
+    retry_delay_seconds: Delay | None = None
     retry: RetryPolicy = RetryPolicy()
     retry_eval: RetryPolicy | None = None
     same_error_limit: Annotated[int, Meta(ge=0)] = 3
@@ -101,7 +102,13 @@ _NESTED: dict[str, type[msgspec.Struct]] = {
     "checkpoints": Retention,
     "dispatcher": Dispatching,
 }
-_WORDS = {"direction": get_args(Direction), "isolation": get_args(Isolation), "stdout": ("json",)}
+_WORDS: dict[str, tuple[str, ...]] = {
+    "direction": get_args(Direction),
+    "isolation": get_args(Isolation),
+    "stdout": ("json",),
+    "on": tuple(kind.value for kind in FailureKind),
+    "type": tuple(kind.value for kind in JobType),
+}
 
 #: Kinds of parameters as files name them.
 KINDS: dict[str, type[ParameterBase]] = {
@@ -134,9 +141,21 @@ def parse_settings(values: Mapping[str, Any], kind: type[Settings] = Settings) -
         if values.get(name) is None:
             raise FieldError((name,), "is missing; every sweep needs one")
     try:
-        return msgspec.convert(dict(values), kind)
+        settings = msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
         raise _field_error(error, values) from None
+    if settings.name is not None:
+        _check_name(settings.name)
+    return settings
+
+
+#: Characters that break lines or steer terminals, and halves of characters, which cannot be written down.
+_NOT_IN_NAMES = {"Cc", "Cs", "Zl", "Zp"}
+
+
+def _check_name(name: str) -> None:
+    if any(unicodedata.category(character) in _NOT_IN_NAMES for character in name):
+        raise FieldError(("name",), f"is one line without control characters, got {name!r}")
 
 
 def _check_keys(values: Mapping[Any, Any], kind: type[msgspec.Struct], path: tuple[str, ...]) -> None:
@@ -157,7 +176,10 @@ def _field_error(error: msgspec.ValidationError, values: Mapping[str, Any]) -> F
     path = tuple(re.findall(r"\w+", message.rpartition("$")[2]))
     value: Any = values
     for part in path:
-        value = value[int(part)] if isinstance(value, list) else value[part]
+        value = value[part] if isinstance(value, Mapping) else list(value)[int(part)]
+    if message.startswith("Invalid enum value"):
+        words = _WORDS[next(part for part in reversed(path) if not part.isdecimal())]
+        return FieldError(path, f"cannot be {value!r}; {did_you_mean(str(value), words)}")
     return FieldError(path, f"{expected[:1].lower()}{expected[1:]}, got {value!r}")
 
 
@@ -277,6 +299,7 @@ def build_config(
     Raises:
         ConfigError: a setting is not valid.
     """
+    _check_name(name)
     space = parse_space(settings.search_space)
     config = SweepConfig(
         name=name,
@@ -307,10 +330,36 @@ def build_config(
         directory=str(directory),
         working_directory=str(working_directory),
     )
+    config = _as_read_again(config)
+    _check_memory(config)
     registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options)
     registry.optimizer(config.strategy.optimizer, config.strategy.optimizer_options).check(config)
     check_dispatching(config.dispatcher, config)
     return config
+
+
+def _as_read_again(config: SweepConfig) -> SweepConfig:
+    """The configuration as the log will give it back: what no command could read must not be written."""
+    for name in SweepConfig.__struct_fields__:
+        try:
+            msgspec.json.encode(getattr(config, name))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise FieldError((name,), f"cannot be written as JSON: {error}") from error
+    try:
+        return msgspec.json.decode(msgspec.json.encode(config), type=SweepConfig)
+    except msgspec.ValidationError as error:
+        raise _field_error(error, msgspec.to_builtins(config)) from None
+
+
+def _check_memory(config: SweepConfig) -> None:
+    at_first = config.resources.memory_gb
+    for name, policy in (("retry", config.retry), ("retry_eval", config.retry_eval)):
+        most = policy.max_memory_gb if policy is not None else None
+        if at_first is not None and most is not None and most < at_first:
+            raise FieldError(
+                (name, "max_memory_gb"),
+                f"is at least resources.memory_gb ({at_first:g}), from which memory grows, got {most:g}",
+            )
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

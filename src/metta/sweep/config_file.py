@@ -18,21 +18,22 @@ SUFFIXES = {".yaml", ".yml", ".toml"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers as in YAML 1.2: in the 1.1 of the base class `1e-4` is a string and `16:9` the integer 969."""
+    """Scalars as in YAML 1.2: in the 1.1 of the base class `1e-4` is a string, `16:9` the integer 969, `on` is true."""
 
 
-_NUMBERS = {
+_SCALARS = {
+    "tag:yaml.org,2002:bool": r"(true|True|TRUE|false|False|FALSE)$",
     "tag:yaml.org,2002:int": r"[-+]?(0|[1-9]\d*)$|0o[0-7]+$|0x[0-9a-fA-F]+$",
     "tag:yaml.org,2002:float": (
         r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
     ),
 }
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _SCALARS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-for _tag, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
+for _tag, _pattern in _SCALARS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789tTfF"))
 
 
 def load(path: Path) -> SweepFile:
@@ -74,26 +75,46 @@ def _place(path: Path, field: tuple[str, ...], lines: Mapping[tuple[str, ...], i
 def _parse_yaml(path: Path, text: str) -> tuple[Any, dict[tuple[str, ...], int]]:
     try:
         root = yaml.compose(text, Loader=_Loader)
+        _refuse_circles(root, (), set())
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"{path}{line}: is not valid YAML: {problem}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply; a sweep's settings have a few levels") from error
     lines: dict[tuple[str, ...], int] = {}
-    for field, line_number in _lines_of(root, ()):
+    for field, line_number in _lines_of(root, (), set()):
         if field in lines:
             raise ConfigError(f"{path}:{line_number}: {'.'.join(field)}: is given twice, first in line {lines[field]}")
         lines[field] = line_number
     return values, lines
 
 
-def _lines_of(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
+def _refuse_circles(node: yaml.Node | None, around: tuple[yaml.Node, ...], known: set[yaml.Node]) -> None:
+    """Raise an error for a value that an alias puts within itself; `known` are nodes in which there is none."""
+    if node in around:
+        problem = "an alias stands within the value that it names; write the value out"
+        raise yaml.constructor.ConstructorError(problem=problem, problem_mark=around[-1].start_mark)
+    if not isinstance(node, yaml.CollectionNode) or node in known:
+        return
+    for child in node.value:
+        for part in child if isinstance(node, yaml.MappingNode) else (child,):
+            _refuse_circles(part, (*around, node), known)
+    known.add(node)
+
+
+def _lines_of(
+    node: yaml.Node | None, path: tuple[str, ...], seen: set[yaml.Node]
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    # Where a value stands a second time, by an alias, its fields have the line of the alias.
+    if isinstance(node, yaml.MappingNode) and node not in seen:
+        seen.add(node)
         for key, value in node.value:
             here = (*path, str(key.value))
             yield here, key.start_mark.line + 1
-            yield from _lines_of(value, here)
+            yield from _lines_of(value, here, seen)
 
 
 def _parse_toml(path: Path, text: str) -> tuple[Any, dict[tuple[str, ...], int]]:

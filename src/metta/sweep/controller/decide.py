@@ -227,7 +227,8 @@ def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
         elif refusal is None and not _is_suspicious(plan.state.sweep):
             suggestions = _suggest(plan, policy.optimizer, wish)
             if len(suggestions) < wish.count:
-                end = f"search space exhausted: {plan.state.sweep.run_count} configurations were tried"
+                count = len(plan.state.tried) or plan.state.sweep.run_count
+                end = f"search space exhausted: {count} configurations were tried"
     if end is not None and not plan.state.unfinished:
         plan.add(ev.SweepEnded(status=SweepStatus.COMPLETED, reason=end))
 

@@ -116,17 +116,22 @@ UNCOUNTED_FAILURES = frozenset(
 )
 
 
+#: Bounds that hold wherever a user may write these.
+MaxRetries = Annotated[int, Meta(ge=0, le=1_000_000)]
+Delay = Annotated[float, Meta(ge=0, le=1e9)]
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which failed jobs are tried again, how often, and after what time."""
 
     #: Failures of one kind of job of a run that are forgiven; lost nodes and preemptions are not counted. Without a
     #: number it is three, for failures of the surroundings only: the code's own errors would mostly come again.
-    max_retries: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    max_retries: MaxRetries | None = None
     #: Wait before the first retry.
-    retry_delay_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 60.0
+    retry_delay_seconds: Delay = 60.0
     #: Each wait is this much longer than the one before it.
     backoff: Annotated[float, Meta(ge=1, le=100)] = 2.0
-    max_delay_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 3600.0
+    max_delay_seconds: Delay = 3600.0
     #: Waits differ by up to this share, so that runs which failed together are not retried together.
     jitter: Annotated[float, Meta(ge=0, le=1)] = 0.1
     #: Kinds of failures that are tried again; without it those of the surroundings and, where `max_retries` is given,
@@ -244,6 +249,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cost: float = 0.0
     started_at: float | None = None
     ended_at: float | None = None
+    #: The first and the latest of them.
     failure_reasons: tuple[str, ...] = ()
     jobs: tuple[JobInfo, ...] = ()
     #: Failures of the job at hand that were forgiven and counted.
@@ -255,7 +261,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Checkpoints on disk, by step.
     checkpoints: tuple[Checkpoint, ...] = ()
     #: The step from which the next attempt goes on: the one that the user chose, or the last one saved since then.
-    #: None, once a job has succeeded or where the user chose none, is the last one.
+    #: None, once a job has succeeded or where the user chose none, is the last one. A run that was trained and has
+    #: it is trained again, from the beginning where there are no checkpoints.
     resume_from: int | None = None
     #: The metric's last value of a run that failed.
     partial_score: float | None = None

@@ -19,6 +19,14 @@ def created(event: Event, run_id: str, body: ev.RunCreated) -> RunInfo:
     return RunInfo(sweep_id=event.sweep_id, run_id=run_id, index=body.index, config=body.config, created_at=event.at)
 
 
+#: Of the reasons why a run's attempts failed the first is kept, and the latest.
+_MOST_REASONS = 20
+
+
+def _with_reason(run: RunInfo, reason: str) -> tuple[str, ...]:
+    return (*run.failure_reasons[:1], *(*run.failure_reasons[1:], reason)[1 - _MOST_REASONS :])
+
+
 #: What each kind of job needs before it, is during it, and leaves after success.
 _BEFORE = {JobType.TRAIN: JobStatus.PENDING, JobType.EVAL: JobStatus.TRAINING_DONE_NO_EVAL}
 _DURING = {JobType.TRAIN: JobStatus.IN_TRAINING, JobType.EVAL: JobStatus.IN_EVAL}
@@ -120,7 +128,7 @@ def _job_lost(run: RunInfo, event: Event, body: ev.JobLost) -> RunInfo:
 
 def _undecided(run: RunInfo, reason: str) -> RunInfo:
     """A run whose job has failed: to be tried again or not, as the controller will say."""
-    return replace(run, status=JobStatus.RETRYING, retry_at=None, failure_reasons=(*run.failure_reasons, reason))
+    return replace(run, status=JobStatus.RETRYING, retry_at=None, failure_reasons=_with_reason(run, reason))
 
 
 def _checkpoint_saved(run: RunInfo, event: Event, body: ev.CheckpointSaved) -> RunInfo:
@@ -157,7 +165,7 @@ def _checkpoint_deleted(run: RunInfo, event: Event, body: ev.CheckpointDeleted) 
 
 
 def _ended(run: RunInfo, status: JobStatus, event: Event, reason: str | None = None) -> RunInfo:
-    reasons = run.failure_reasons if reason is None else (*run.failure_reasons, reason)
+    reasons = run.failure_reasons if reason is None else _with_reason(run, reason)
     return replace(run, status=status, ended_at=event.at, retry_at=None, failure_reasons=reasons)
 
 
@@ -203,6 +211,8 @@ def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
         steps = ", ".join(str(each.step) for each in run.checkpoints) or "none"
         raise refused(event, f"there is no checkpoint of step {body.checkpoint}; there are: {steps}")
     resume_from = run.resume_from if body.checkpoint is None else body.checkpoint
+    if resume_from is None and _has_trained_in_vain(run):
+        resume_from = run.checkpoints[-1].step if run.checkpoints else 0
     # Whoever wanted to go back to a step wants it trained from there, however many attempts that takes.
     to_evaluate = run.is_trained and resume_from is None
     return replace(
@@ -215,6 +225,13 @@ def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
         partial_score=None,
         resume_from=resume_from,
     )
+
+
+def _has_trained_in_vain(run: RunInfo) -> bool:
+    """Whether the run failed by what its training reported, or did not: judged again, it would only fail again."""
+    last = run.jobs[-1] if run.jobs else None
+    is_trained_last = last is not None and last.type is JobType.TRAIN and last.outcome is Outcome.SUCCEEDED
+    return run.status is JobStatus.FAILED and is_trained_last
 
 
 def _run_rolled_back(run: RunInfo, event: Event, body: ev.RunRolledBack) -> RunInfo:
@@ -248,9 +265,9 @@ def _run_rescored(run: RunInfo, event: Event, body: ev.RunRescored) -> RunInfo:
     if not run.jobs or run.jobs[-1].outcome is not Outcome.SUCCEEDED:
         return replace(run, partial_score=body.score)
     if body.score is None:
-        reasons = (*run.failure_reasons, body.reason)
+        reasons = _with_reason(run, body.reason)
         return replace(run, status=JobStatus.FAILED, score=None, failure_reasons=reasons)
-    return replace(run, status=JobStatus.COMPLETED, score=body.score, partial_score=None)
+    return replace(run, status=JobStatus.COMPLETED, score=body.score, partial_score=None, resume_from=None)
 
 
 def _state_repaired(run: RunInfo, event: Event, body: ev.StateRepaired) -> RunInfo:

@@ -29,7 +29,8 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     runs: immutables.Map[str, RunInfo] = immutables.Map()
     #: Ids of the runs that have not ended: all that the controller has to think about.
     unfinished: immutables.Map[str, None] = immutables.Map()
-    #: In finite spaces, the keys of all configurations tried (`SearchSpace.key`), so that none is tried twice.
+    #: In finite spaces, the keys of all configurations tried (`SearchSpace.key`), so that none is tried twice, each
+    #: with the first run that did; runs that were rolled back do not count.
     tried: immutables.Map[bytes, str] = immutables.Map()
 
     @property
@@ -113,8 +114,10 @@ class _Draft:
         else:
             run = self._changed(before, event, body)
         self._runs[run_id] = run
-        if before is None or isinstance(body, ev.StateRepaired):
+        if before is None or isinstance(body, ev.RunRolledBack):
             self._note_tried(run)
+        elif isinstance(body, ev.RunRestored | ev.StateRepaired):
+            self._note_tried_if_fitting(run)
         if before is None or run.status is not before.status:
             self._count(before, run)
         if before is not None and run.cost != before.cost:
@@ -148,8 +151,22 @@ class _Draft:
     def _note_tried(self, run: RunInfo) -> None:
         assert self._metadata is not None
         space = self._metadata.config.search_space
-        if space.cardinality is not None:
-            self._tried[space.key(run.config)] = run.run_id
+        if space.cardinality is None:
+            return
+        key = space.key(run.config)
+        first = self._tried.get(key)
+        if run.undone is not None:
+            if first == run.run_id:
+                del self._tried[key]
+        elif first is None or run.index < self._runs[first].index:
+            self._tried[key] = run.run_id
+
+    def _note_tried_if_fitting(self, run: RunInfo) -> None:
+        """As `_note_tried`, of a run that may have been created before the space was amended."""
+        assert self._metadata is not None
+        with suppress(SearchSpaceError):
+            self._metadata.config.search_space.check(run.config)
+            self._note_tried(run)
 
     def _note_all_tried(self) -> None:
         """Anew: an amended space may be finite where it was not, and without what was tried in it before."""
@@ -157,10 +174,8 @@ class _Draft:
         runs = self._runs.finish()
         self._runs = runs.mutate()
         self._tried = SweepState().tried.mutate()
-        for run in sorted(runs.values(), key=lambda run: run.index):
-            with suppress(SearchSpaceError):
-                self._metadata.config.search_space.check(run.config)
-                self._note_tried(run)
+        for run in runs.values():
+            self._note_tried_if_fitting(run)
 
     def _count(self, before: RunInfo | None, run: RunInfo) -> None:
         counts = self._counts

@@ -52,19 +52,25 @@ def open_reader(url: str) -> Reader:
     return SqlReader(_database(url))
 
 
+_LOOSELY = re.IGNORECASE | re.DOTALL
+#: What no file is called but by mistake: a URL of a server without its slashes, or a connection string of libpq.
+_NO_FILE = re.compile(r"postgres|.*password\s*=", _LOOSELY)
+
+
 def display_url(url: str) -> str:
     """The URL as it may be shown to anybody: with `***` in place of a password.
 
     What comes before the last `@` counts as user and password, so that one whose special characters were not encoded
     does not show either.
     """
-    shown = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
+    shown = re.sub(r"^([\w+.-]+://[^:@/?]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    shown = re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", shown, flags=re.IGNORECASE)
+    return shown if "://" in url else re.sub(r"(password\s*=|^postgres).*", r"\1***", shown, flags=_LOOSELY)
 
 
 def sqlite_path(url: str) -> Path | None:
     """The file of an SQLite store; None for a store that is no file."""
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, rest = _split(url)
     if not separator:
         return Path(url).absolute()
     if scheme != "sqlite":
@@ -72,8 +78,20 @@ def sqlite_path(url: str) -> Path | None:
     return Path(unquote(rest.partition("?")[0].removeprefix("/"))).absolute()
 
 
+def _split(url: str) -> tuple[str, str, str]:
+    """The scheme, `://` and the rest; the path and nothing else where it is one."""
+    scheme, separator, rest = url.partition("://")
+    if not separator and _NO_FILE.match(url):
+        # It may hold a password anywhere, so none of it is shown.
+        raise ConfigError(
+            "store: what was given looks like the address of a PostgreSQL server but is no URL; "
+            "use postgresql://USER@HOST/DATABASE, or sqlite:///FILE for a file of such a name"
+        )
+    return scheme, separator, rest
+
+
 def _database(url: str) -> Database:
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, _ = _split(url)
     if separator and scheme in {"postgresql", "postgres"}:
         from metta.sweep.stores.postgresql import PostgresqlDatabase
 
