@@ -330,7 +330,9 @@ def discard(path: Path) -> None:
 
 def discard_unfinished(run_directory: Path) -> None:
     """Remove what jobs of the run that are no more did not get to finish."""
-    with suppress(FileNotFoundError):
-        for path in (run_directory / FOLDER).iterdir():
+    folder = run_directory / FOLDER
+    # Most runs have none, and are asked at each end of a job.
+    if folder.is_dir():
+        for path in folder.iterdir():
             if path.name.startswith(_UNFINISHED):
                 discard(path)

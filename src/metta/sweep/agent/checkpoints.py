@@ -85,7 +85,8 @@ class Shelf:
 
     def take(self, definition: JobDefinition, directory: Path) -> None:
         """A job is about to start in the folder of its run."""
-        _clear(directory)
+        if definition.attempt > 1:
+            _clear(directory)
         self._jobs[definition.job_id] = JobCheckpoints(definition, directory)
 
     def end(self, job_id: str) -> None:

@@ -44,8 +44,8 @@ class Worker:
         self.link = link
         self._received = b""
         self._unsent = bytearray()
-        #: Whether the loop tells when it takes more.
-        self._is_waiting = False
+        #: Whether the loop tells when it takes more, and when it has something to say. Asking the loop costs more.
+        self._is_waiting = self._is_heard = False
 
     def assign(self, assignment: msg.Assignment, loop: asyncio.AbstractEventLoop) -> None:
         """Give it its job; what it does not take at once, with thousands of checkpoints, it gets when it listens."""
@@ -68,6 +68,12 @@ class Worker:
             self._is_waiting = False
             loop.remove_writer(self.link)
 
+    def hear(self, loop: asyncio.AbstractEventLoop, on_said: Callable[[Worker], object]) -> None:
+        """Have `on_said` called whenever its process has something to say."""
+        if self.link is not None:
+            self._is_heard = True
+            loop.add_reader(self.link, on_said, self)
+
     def receive(self, loop: asyncio.AbstractEventLoop) -> list[bytes] | None:
         """The lines that are complete by the next chunk of what has arrived; None when there is no more of it."""
         assert self.link is not None
@@ -78,7 +84,7 @@ class Worker:
         except ConnectionError:
             chunk = b""
         if not chunk:
-            loop.remove_reader(self.link)
+            self._ignore(loop)
             return None
         *lines, self._received = (self._received + chunk).split(b"\n")
         return lines
@@ -86,9 +92,16 @@ class Worker:
     def close(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let go of the process."""
         if self.link is not None:
-            loop.remove_reader(self.link)
-            loop.remove_writer(self.link)
+            self._ignore(loop)
+            if self._is_waiting:
+                loop.remove_writer(self.link)
             self.link.close()
+
+    def _ignore(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_heard:
+            self._is_heard = False
+            assert self.link is not None
+            loop.remove_reader(self.link)
 
 
 class Supervisor(Protocol):
@@ -202,9 +215,8 @@ class Workers:
         if isinstance(reply, msg.Spawned):
             worker.pid = reply.pid
             self._supervisor.on_started(worker.job, worker)
-            if worker.link is not None:
-                # Only now: a fast job may report before the fork server has said that it exists.
-                self._loop.add_reader(worker.link, self._receive, worker)
+            # Only now: a fast job may report before the fork server has said that it exists.
+            worker.hear(self._loop, self._receive)
             return
         worker.job.verdict = worker.job.verdict or reply.verdict
         if isinstance(reply, msg.SpawnFailed):
