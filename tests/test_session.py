@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 
 from metta.sweep import current_run, load_checkpoint, report_metrics, run_directory, save_checkpoint, session
-from metta.sweep.checkpoints import Damaged
 from metta.sweep.errors import CheckpointError, MetricError
 from metta.sweep.model.events import CheckpointSaved
-from metta.sweep.model.run import Checkpoint, JobType
+from metta.sweep.model.run import Checkpoint, Damaged, JobType
 from metta.sweep.session import RunConfig, RunContext, Session
 
 

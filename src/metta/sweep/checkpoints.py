@@ -23,11 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from metta.sweep.errors import CheckpointError
 from metta.sweep.model.events import CheckpointSaved
-from metta.sweep.model.run import Checkpoint
+from metta.sweep.model.run import Checkpoint, Damaged
 
 #: In the folder of each run that has checkpoints.
 FOLDER = "checkpoints"
@@ -40,15 +38,6 @@ _LONGEST_NAME = 40
 _CHUNK_BYTES = 1 << 20
 #: What pickling raises for what it cannot do.
 _UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError, RecursionError)
-
-
-class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag="damaged"):
-    """A checkpoint that the log lists and nobody can use any more."""
-
-    step: int
-    #: As listed; by now it is another one's if the step was saved again.
-    path: str
-    reason: str
 
 
 # ---------------------------------------------------------------------------------------------------------- saving

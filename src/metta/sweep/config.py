@@ -16,7 +16,6 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from metta.sweep import registry
-from metta.sweep.dispatchers.build import check_dispatching
 from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
 from metta.sweep.model.dispatching import Dispatching
 from metta.sweep.model.parameters import ParameterBase
@@ -299,6 +298,9 @@ def build_config(
     Raises:
         ConfigError: a setting is not valid.
     """
+    # Not at the top: whoever decorates a function imports this module, every forked trial included.
+    from metta.sweep.dispatchers.build import check_dispatching
+
     _check_name(name)
     space = parse_space(settings.search_space)
     config = SweepConfig(

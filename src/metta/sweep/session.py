@@ -19,8 +19,8 @@ from metta.sweep.model.run import Checkpoint, JobType
 from metta.sweep.model.space import nest
 
 if TYPE_CHECKING:
-    from metta.sweep.checkpoints import Damaged
     from metta.sweep.model.events import CheckpointSaved
+    from metta.sweep.model.run import Damaged
 
 
 class RunContext(msgspec.Struct, frozen=True, kw_only=True):

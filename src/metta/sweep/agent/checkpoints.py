@@ -15,9 +15,8 @@ import msgspec
 from metta.sweep import checkpoints
 from metta.sweep.agent.recorder import Recorder
 from metta.sweep.agent.retention import superseded
-from metta.sweep.checkpoints import Damaged
 from metta.sweep.model.events import Body, CheckpointDeleted, CheckpointSaved
-from metta.sweep.model.run import Checkpoint, JobDefinition
+from metta.sweep.model.run import Checkpoint, Damaged, JobDefinition
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import Clock
 

@@ -9,9 +9,8 @@ from typing import TypeAlias
 import msgspec
 
 from metta.sweep.agent.failures import Verdict
-from metta.sweep.checkpoints import Damaged
 from metta.sweep.model.events import CheckpointSaved
-from metta.sweep.model.run import JobDefinition, Outcome
+from metta.sweep.model.run import Damaged, JobDefinition, Outcome
 from metta.sweep.model.sweep import Target
 from metta.sweep.session import RunContext
 

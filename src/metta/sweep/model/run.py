@@ -181,6 +181,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
 
 
+class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag="damaged"):
+    """A checkpoint that the log lists and nobody can use any more."""
+
+    step: int
+    #: As listed; by now it is another one's if the step was saved again.
+    path: str
+    reason: str
+
+
 class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """A job as handed to a dispatcher: enough to run it, knowing nothing else of the sweep's state."""
 
