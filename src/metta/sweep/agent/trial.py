@@ -64,7 +64,9 @@ def _restore(directory: str, environment: Mapping[str, str]) -> None:
         os.chdir(directory)
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
-    os.environ.update(environment)
+    for name, value in environment.items():
+        if os.environ.get(name) != value:  # setting one costs more than looking
+            os.environ[name] = value
 
 
 def redirect_output(log: str) -> None:
