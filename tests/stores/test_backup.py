@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -229,11 +228,3 @@ def test_a_failed_backup_costs_no_older_one(store: Store, path: Path, tmp_path: 
 def test_at_least_one_is_kept(store: Store, path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep at least one backup, got keep=0"):
         automatic_backup(path, tmp_path, keep=0, now=START)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_write_permission_is_named(store: Store, path: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o500)
-    with pytest.raises(StoreAwayError, match="its folder must exist, be writable"):
-        backup(path, folder / "copy.db")

@@ -51,11 +51,10 @@ def serve(link: socket.socket, *, reuse: bool) -> None:
         _flush()
         if os.getpid() != process_id:
             os._exit(0)  # a child that the function forked has come back from it; the result is the parent's to tell
-        if reuse:
-            _restore(directory, environment)
         link.sendall(encode_line(FromJob(job_id=assignment.context.job_id, message=Finished(verdict=verdict))))
         if not reuse:
             return
+        _restore(directory, environment)
 
 
 def _restore(directory: str, environment: Mapping[str, str]) -> None:
