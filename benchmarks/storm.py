@@ -59,7 +59,7 @@ class Storm:
             code = self.controller.poll()
             if code is None:
                 return True
-            if code == 0:
+            if code == 0 or self._has_ended():
                 return False
             # Killed by us; or started while the database was down, or found its lease taken.
             self.starts["after a kill" if code < 0 else f"after exit code {code}"] += 1
@@ -67,6 +67,17 @@ class Storm:
         with (self.folder / "controller.log").open("ab") as log:
             self.controller = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         return True
+
+    def _has_ended(self) -> bool:
+        """Whether the sweep is over all the same: a controller may be hit when it has just written that."""
+        from metta.sweep.errors import StoreError
+        from metta.sweep.stores import open_reader
+
+        try:
+            with closing(open_reader(self.url)) as store:
+                return any(sweep.status.ended for sweep in store.fetch_sweeps())
+        except StoreError:
+            return False
 
     def strike(self) -> None:
         """One controller, agent or trial is hit by kill -9."""

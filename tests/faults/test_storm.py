@@ -13,13 +13,14 @@ STORM = Path(__file__).parents[2] / "benchmarks" / "storm.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # how long it takes is up to the storm
 @pytest.mark.parametrize("database", ["postgresql", "sqlite"])
 def test_a_sweep_comes_through_a_storm_with_every_run_ended_once(database: str, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     options = [
         "--quick",
-        "--seconds=1",
-        "--kill-every=2.5",
+        "--seconds=0.5",
+        "--kill-every=2",
         "--crash-every=5",
         f"--json={figures}",
         *(["--sqlite"] if database == "sqlite" else []),
