@@ -22,6 +22,8 @@ from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.stores import open_reader, open_store, store_url
 from metta.sweep.stores.spooled import SpooledStore
 
+_SWITCH_INTERVAL_S = 0.0005
+
 
 def main(sweep_id: str) -> int:
     """Bring the sweep's agent on this machine to life, unless there is one; returns when it can be talked to.
@@ -35,6 +37,8 @@ def main(sweep_id: str) -> int:
     os.close(ready)
     os.setsid()
     adopt_orphans()
+    # The thread that writes to the store computes as well; what jobs do need not wait five milliseconds for it.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     _serve(sweep_id, lambda: os.write(tell, b"1"))
     return 0

@@ -20,6 +20,7 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -39,7 +40,7 @@ from metta.sweep.agent.messages import (
     SpawnFailed,
 )
 from metta.sweep.agent.targets import load_function
-from metta.sweep.agent.trial import redirect_output, serve
+from metta.sweep.agent.trial import flush_output, redirect_output, serve
 from metta.sweep.model.sweep import CommandTarget, Target
 
 #: One packet holds one message, environment included.
@@ -48,6 +49,8 @@ PACKET_BYTES = 1 << 20
 _OOM_SCORE = 500
 
 _decode = msgspec.json.Decoder(ForkRequest).decode
+#: The function beneath the one that turns numbers into enums and back, for which every trial would pay.
+_set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 class ForkServer:
@@ -64,6 +67,7 @@ class ForkServer:
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         # Grandchildren that outlive their job become ours to reap.
         adopt_orphans()
+        _prefer_as_victim()
 
     def run(self) -> None:
         """Serve until the agent is gone, then kill what is left."""
@@ -132,22 +136,18 @@ class ForkServer:
                 os._exit(1)  # the fork server died before the line above took effect
             os.setsid()
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _set_handler(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self._wakeup)
-            _prefer_as_victim()
             self._set_up(request)
-            self._link.close()
-            serve(socket.socket(fileno=descriptors[0]), reuse=request.reuse)
+            os.close(self._link.fileno())
+            serve(descriptors[0], reuse=request.reuse)
             atexit._run_exitfuncs()
             code = 0
         except BaseException:  # noqa: BLE001 (whatever the user's code raises ends here)
             traceback.print_exc()
         finally:
             # Not sys.exit: the stack below belongs to the fork server.
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-            with suppress(OSError, ValueError):
-                sys.stderr.flush()
+            flush_output()
             os._exit(code)
 
     def _set_up(self, request: Spawn) -> None:
@@ -155,7 +155,8 @@ class ForkServer:
         try:
             redirect_output(request.log)
             os.chdir(request.cwd)
-            os.environ.update(request.env)
+            if request.env:
+                os.environ.update(request.env)
             if request.argv is not None:
                 _execute(request.argv)
         except (OSError, ValueError) as error:
@@ -206,11 +207,9 @@ class ForkServer:
 
 
 def _prefer_as_victim() -> None:
+    """Once, for all jobs to inherit; of processes so marked the kernel takes the largest, which a job is."""
     with suppress(OSError):  # lowering it, where all of us have a higher one, takes a privilege
-        # As plain as this because every trial pays for it.
-        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(descriptor, str(_OOM_SCORE).encode())
-        os.close(descriptor)
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
 
 
 def _prepare(targets: list[Target]) -> None:
@@ -221,6 +220,8 @@ def _prepare(targets: list[Target]) -> None:
                 load_function(target)
             except BaseException:  # noqa: BLE001 (a script may raise anything when imported)
                 traceback.print_exc()
+    # What a job found waiting to be written, it would write to its own log.
+    flush_output()
     # Objects that exist by now are never freed in a job; keeping the collector off them keeps their pages shared.
     gc.collect()
     gc.freeze()

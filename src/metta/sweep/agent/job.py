@@ -19,9 +19,11 @@ _TAIL_BYTES = 4096
 class Job:
     """A job from the moment the agent takes it until its end is in the log."""
 
-    def __init__(self, definition: JobDefinition, log: Path) -> None:
+    def __init__(self, definition: JobDefinition, directory: Path) -> None:
         self.definition = definition
-        self.log = log
+        #: That of its run.
+        self.directory = directory
+        self.log = directory / f"{definition.type}-{definition.attempt}.log"
         self.gpus: tuple[str, ...] = ()
         #: When its process began, by the monotonic clock: a clock that is set would falsify what it costs.
         self.began: float | None = None

@@ -95,11 +95,13 @@ class Jobs:
         if self.knows(definition.job_id):
             return
         directory = self._orders.run_directory(definition)
-        job = Job(definition, directory / f"{definition.type}-{definition.attempt}.log")
+        job = Job(definition, directory)
         self._jobs[job.job_id] = job
         self._shelf.take(definition, directory)
+        if not self._waiting:
+            # Not now: the controller has other things to do than to wait for it.
+            self._loop.call_soon(self._start_waiting)
         self._waiting.append(job)
-        self._start_waiting()
 
     def cancel(self, job_id: str, outcome: Outcome, reason: str) -> None:
         """End a job, if it is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -194,10 +194,17 @@ class FromJob(_Message, frozen=True, kw_only=True):
     message: JobMessage
 
 
-def lines_of(connection: socket.socket) -> Iterator[bytes]:
-    """Complete lines from a blocking socket, until its other end closes."""
-    with connection.makefile("rb") as stream:
+def lines_of(link: int) -> Iterator[bytes]:
+    """Complete lines from a blocking socket, given by its descriptor, until its other end closes."""
+    with open(link, "rb") as stream:
         yield from stream
+
+
+def send_line(link: int, message: msgspec.Struct) -> None:
+    """Send a message as one line over a blocking socket."""
+    unsent = encode_line(message)
+    while unsent:
+        unsent = unsent[os.write(link, unsent) :]
 
 
 def encode_line(message: msgspec.Struct) -> bytes:

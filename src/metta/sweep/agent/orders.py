@@ -24,6 +24,7 @@ class Orders:
 
     def __init__(self, config: SweepConfig, socket_path: Path, shelf: Shelf) -> None:
         self._config = config
+        self._runs = Path(config.directory) / "runs"
         self._socket_path = socket_path
         self._shelf = shelf
 
@@ -35,7 +36,7 @@ class Orders:
 
     def run_directory(self, definition: JobDefinition) -> Path:
         """The folder of the job's run."""
-        return Path(self._config.directory) / "runs" / definition.run_id
+        return self._runs / definition.run_id
 
     def environment(self, job: Job) -> dict[str, str]:
         """What the job's processes find in theirs, beyond what all jobs of the sweep do."""
@@ -44,7 +45,7 @@ class Orders:
             msg.SOCKET_VARIABLE: str(self._socket_path),
             msg.JOB_VARIABLE: definition.job_id,
             msg.RUN_VARIABLE: definition.run_id,
-            msg.RUN_DIRECTORY_VARIABLE: str(self.run_directory(definition)),
+            msg.RUN_DIRECTORY_VARIABLE: str(job.directory),
             **self._shelf.of(definition.job_id).environment,
         }
         if self._config.resources.gpus:
@@ -60,7 +61,7 @@ class Orders:
                 run_id=definition.run_id,
                 job_id=definition.job_id,
                 type=definition.type,
-                directory=str(self.run_directory(definition)),
+                directory=str(job.directory),
                 checkpoints=definition.checkpoints,
             ),
             target=target,
@@ -72,7 +73,7 @@ class Orders:
     def command(self, job: Job, target: CommandTarget) -> tuple[list[str], MetricsTail]:
         """A command line, and what follows the metrics of the program that is about to be started by it."""
         definition = job.definition
-        values = {"run_id": definition.run_id, "run_directory": str(self.run_directory(definition))}
+        values = {"run_id": definition.run_id, "run_directory": str(job.directory)}
         if (checkpoint := self._shelf.of(job.job_id).resumed_path) is not None:
             values[CHECKPOINT_PLACEHOLDER] = str(checkpoint)
         argv = arguments_for(target.argv, definition.config, values, self._config.search_space.parameters)

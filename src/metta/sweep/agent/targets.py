@@ -26,6 +26,9 @@ class SweepRunReached(BaseException):
     """
 
 
+#: Functions found before, by module and name: in a process just forked, finding one again costs more than calling it.
+_found: dict[tuple[str, str], Function] = {}
+
 #: Modules being imported for a job or by the command line, in which `run()` must not start a sweep.
 _importing: list[str] = []
 
@@ -100,9 +103,17 @@ def load_function(target: FunctionTarget | PickledTarget) -> Function:
     Raises:
         TargetError: it is not there, or not what the sweep was started with.
     """
+    found = _found.get((target.module, target.name)) if isinstance(target, FunctionTarget) else None
+    if found is not None:
+        return found
     sys.path[:0] = [folder for folder in target.import_path if folder not in sys.path]
     if isinstance(target, PickledTarget):
         return _unpickle(target)
+    found = _found[target.module, target.name] = _find(target)
+    return found
+
+
+def _find(target: FunctionTarget) -> Function:
     value: Any = import_target_module(target.module)
     for part in target.name.split("."):
         value = getattr(value, part, None)

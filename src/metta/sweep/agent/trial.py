@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import _thread
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
 from metta.sweep import session
 from metta.sweep.agent import failures
 from metta.sweep.agent.failures import Verdict
-from metta.sweep.agent.messages import Assignment, Finished, FromJob, JobMessage, Measured, encode_line, lines_of
+from metta.sweep.agent.messages import Assignment, Finished, FromJob, JobMessage, Measured, lines_of, send_line
 from metta.sweep.agent.targets import load_function
 from metta.sweep.errors import MetricError
 from metta.sweep.model.run import Outcome
@@ -41,17 +39,17 @@ os.register_at_fork(after_in_child=_speaking.renew)
 _decode = msgspec.json.Decoder(Assignment).decode
 
 
-def serve(link: socket.socket, *, reuse: bool) -> None:
-    """Work off assignments from the agent: one, or as many as come."""
+def serve(link: int, *, reuse: bool) -> None:
+    """Work off assignments from the agent, which is at the other end of this socket: one, or as many as come."""
     process_id = os.getpid()
-    directory, environment = os.getcwd(), dict(os.environ) if reuse else {}
+    directory, environment = (os.getcwd(), dict(os.environ)) if reuse else ("", {})
     for line in lines_of(link):
         assignment = _decode(line)
         verdict = _perform(assignment, link, reuse=reuse)
-        _flush()
+        flush_output()
         if os.getpid() != process_id:
             os._exit(0)  # a child that the function forked has come back from it; the result is the parent's to tell
-        link.sendall(encode_line(FromJob(job_id=assignment.context.job_id, message=Finished(verdict=verdict))))
+        send_line(link, FromJob(job_id=assignment.context.job_id, message=Finished(verdict=verdict)))
         if not reuse:
             return
         _restore(directory, environment)
@@ -69,42 +67,57 @@ def _restore(directory: str, environment: Mapping[str, str]) -> None:
 
 
 def redirect_output(log: str) -> None:
-    """Append everything that this process and its children print to the job's log."""
-    _flush()
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    """Append everything that this process and its children print to the job's log; nothing may wait to be written."""
+    # A process that was just forked shares its memory until it touches it, so every trial pays for each object that is
+    # used here, more than for what is done with it: no `pathlib`, no context managers.
+    try:
+        os.mkdir(log.rpartition("/")[0])
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(log), exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def _reopen_output() -> None:
+    """Give this job the standard streams that a job of before closed."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if (stream := getattr(sys, name)) is None or getattr(stream, "closed", False):
-            # A job of before closed it.
             setattr(sys, name, os.fdopen(number, "w", buffering=1, errors="backslashreplace", closefd=False))
 
 
-def _flush() -> None:
+def flush_output() -> None:
+    """Have written what was printed."""
     for stream in (sys.stdout, sys.stderr):
-        # The user's code may have closed it, or put something else there; what was printed is in the log or nowhere.
-        with suppress(Exception):
+        try:  # noqa: SIM105 (`suppress` is another thing to be touched in a process just forked)
             stream.flush()
+        except Exception:  # noqa: BLE001, S110
+            # The user's code may have closed it, or put something else there; what was printed is in the log, or
+            # nowhere.
+            pass
 
 
-def _perform(assignment: Assignment, link: socket.socket, *, reuse: bool) -> Verdict:
+def _perform(assignment: Assignment, link: int, *, reuse: bool) -> Verdict:
     if reuse:
         try:
             redirect_output(assignment.log)
         except OSError as error:
             return failures.of_start(error)
-    os.environ.update(assignment.env)
+        _reopen_output()
+    for name, value in assignment.env.items():
+        os.environ[name] = value
     return _call(assignment, link)
 
 
-def _call(assignment: Assignment, link: socket.socket) -> Verdict:
+def _call(assignment: Assignment, link: int) -> Verdict:
     assert not isinstance(assignment.target, CommandTarget)
 
     def tell(message: JobMessage) -> None:
         with _speaking.lock:
-            link.sendall(encode_line(FromJob(job_id=assignment.context.job_id, message=message)))
+            send_line(link, FromJob(job_id=assignment.context.job_id, message=message))
 
     current = session.Session(assignment.context, lambda metrics: tell(Measured(metrics=metrics)), tell)
     session.enter(current)

@@ -35,9 +35,9 @@ class AutomaticBackups:
         """Start a copy if one is due and none is under way; returns at once."""
         if self._path is None or config.backup_hours is None or self._clock.monotonic() < self._look_at:
             return
-        self._look_at = self._clock.monotonic() + _LOOK_EVERY_S
         if self._copying is not None and self._copying.is_alive():
             return
+        self._look_at = self._clock.monotonic() + _LOOK_EVERY_S
         from metta.sweep.stores.backup import backups
 
         folder = folder_of_backups(config)

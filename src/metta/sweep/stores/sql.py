@@ -9,8 +9,17 @@ import immutables
 import msgspec
 from msgspec.structs import replace
 from sqlalchemy import BindParameter, Connection, Row, String, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from metta.sweep.errors import DamagedStoreError, FencedError, LeaseHeldError, NameTakenError, StaleWriteError
+from metta.sweep.errors import (
+    DamagedStoreError,
+    FencedError,
+    InvalidTransition,
+    LeaseHeldError,
+    NameTakenError,
+    StaleWriteError,
+    StoreError,
+)
 from metta.sweep.model.events import Event, RunCreated
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
@@ -18,10 +27,14 @@ from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
 from metta.sweep.stores.hashes import event_hash, run_hash, sweep_hash
 from metta.sweep.stores.reader import PAGE, Database, SqlReader, check_next, run_missing
-from metta.sweep.stores.rows import RESCUE, encode_totals, to_event, to_run, to_sweep
+from metta.sweep.stores.rows import RESCUE, SWEEP_COLUMNS, encode_totals, to_event, to_run, to_sweep
 from metta.sweep.stores.schema import EVENTS, HEARTBEATS, LEASES, RUNS, SWEEPS
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _WrittenBeforeError(StoreError):
+    """The log has an event of this id or number already."""
 
 
 class SqlStore(SqlReader):
@@ -44,17 +57,27 @@ class SqlStore(SqlReader):
     def append(
         self, events: Sequence[Event], *, fence: int | None = None, expected_seq: int | None = None
     ) -> list[Event]:
-        """See `Store.append`."""
+        """See `Store.append`.
+
+        That all events are new is nearly always so, and then looking for them would only cost time: what gives it away
+        is that they do not fit, or that the table of events has them.
+        """
         if not events:
             return []
         sweep_id = events[0].sweep_id
         if any(event.sweep_id != sweep_id for event in events):
             raise ValueError("append takes events of one sweep at a time")
+        try:
+            return self._append(sweep_id, events, fence, expected_seq, are_new=True)
+        except (_WrittenBeforeError, InvalidTransition, StaleWriteError):
+            return self._append(sweep_id, events, fence, expected_seq, are_new=False)
+
+    def _append(
+        self, sweep_id: str, events: Sequence[Event], fence: int | None, expected_seq: int | None, *, are_new: bool
+    ) -> list[Event]:
         with self._database.transaction(sweep_id) as connection:
-            if fence is not None:
-                self._check_fence(connection, sweep_id, fence)
-            known = self._known_seqs(connection, events)
-            row = connection.execute(_SWEEP, {"its_sweep": sweep_id}).one_or_none()
+            row = self._fenced_sweep(connection, sweep_id, fence)
+            known = {} if are_new else self._known_seqs(connection, events)
             before = self._partial_state(connection, row, events)
             numbered: list[Event] = []
             seq = before.seq
@@ -75,6 +98,16 @@ class SqlStore(SqlReader):
                 self._database.announce(connection, sweep_id)
         return [replace(event, seq=known[event.id]) for event in events]
 
+    def _fenced_sweep(self, connection: Connection, sweep_id: str, fence: int | None) -> Row[Any] | None:
+        """The sweep's row, once it is certain that who writes under this fence may."""
+        if fence is None:
+            return connection.execute(_SWEEP, {"its_sweep": sweep_id}).one_or_none()
+        row = connection.execute(_SWEEP_AND_FENCE, {"its_sweep": sweep_id}).one_or_none()
+        current = row.fence if row is not None else None
+        if current != fence:
+            raise FencedError(f"sweep {sweep_id}: another controller took over (lease {current}, ours was {fence})")
+        return row
+
     def _known_seqs(self, connection: Connection, events: Sequence[Event]) -> dict[str, int]:
         known: dict[str, int] = {}
         for ids in _pages([event.id for event in events]):
@@ -85,7 +118,7 @@ class SqlStore(SqlReader):
         """The state as far as the events can touch it: the sweep's totals and their runs."""
         if row is None:
             return EMPTY
-        sweep = to_sweep(*tuple(row))
+        sweep = to_sweep(*row[: len(SWEEP_COLUMNS)])
         runs: dict[str, RunInfo] = {}
         touched = {event.run_id for event in events if event.run_id is not None}
         for run_ids in _pages(sorted(touched)):
@@ -114,7 +147,12 @@ class SqlStore(SqlReader):
         ]
         for row in rows:
             row["hash"] = event_hash(**row)
-        connection.execute(_INSERT_EVENTS, rows)
+        try:
+            connection.execute(_INSERT_EVENTS, rows)
+        except IntegrityError as error:
+            raise _WrittenBeforeError(
+                f"sweep {events[0].sweep_id}: its log holds an event of an id or number that is new; {RESCUE}"
+            ) from error
 
     def _write_sweep(
         self, connection: Connection, row: Row[Any] | None, before: SweepState, sweep: SweepMetadata
@@ -212,11 +250,6 @@ class SqlStore(SqlReader):
             # The row stays: its fence must never go back.
             connection.execute(update(LEASES).where(mine).values(holder=None, expires_at=0.0))
 
-    def _check_fence(self, connection: Connection, sweep_id: str, fence: int) -> None:
-        current = connection.execute(_FENCE, {"its_sweep": sweep_id}).scalar_one_or_none()
-        if current != fence:
-            raise FencedError(f"sweep {sweep_id}: another controller took over (lease {current}, ours was {fence})")
-
     def beat(self, heartbeat: Heartbeat) -> None:
         """See `Store.beat`."""
         mine = (HEARTBEATS.c.sweep_id == heartbeat.sweep_id) & (HEARTBEATS.c.host == heartbeat.host)
@@ -230,7 +263,8 @@ class SqlStore(SqlReader):
 _THIS_SWEEP: BindParameter[str] = bindparam("its_sweep", type_=String)
 _KNOWN_EVENTS = select(EVENTS.c.id, EVENTS.c.seq).where(EVENTS.c.id.in_(bindparam("ids", expanding=True)))
 _SWEEP = select(SWEEPS).where(SWEEPS.c.sweep_id == _THIS_SWEEP)
-_FENCE = select(LEASES.c.fence).where(LEASES.c.sweep_id == _THIS_SWEEP)
+_SWEEP_AND_FENCE = select(SWEEPS, LEASES.c.fence).join_from(SWEEPS, LEASES, SWEEPS.c.sweep_id == LEASES.c.sweep_id)
+_SWEEP_AND_FENCE = _SWEEP_AND_FENCE.where(SWEEPS.c.sweep_id == _THIS_SWEEP)
 _RUNS = select(RUNS).where(RUNS.c.sweep_id == _THIS_SWEEP, RUNS.c.run_id.in_(bindparam("run_ids", expanding=True)))
 _IN_LOG = select(EVENTS.c.run_id).where(EVENTS.c.sweep_id == _THIS_SWEEP)
 _IN_LOG = _IN_LOG.where(EVENTS.c.run_id.in_(bindparam("run_ids", expanding=True))).limit(1)

@@ -30,6 +30,8 @@ _OPEN: Counter[str] = Counter()
 _OPENING = threading.Lock()
 #: Waiting for a change looks this often at first, and ever more rarely up to the last.
 _SHORTEST_LOOK_S, _LONGEST_LOOK_S = 0.001, 0.05
+#: The same for a writer that waits for another one, which is done in a millisecond or two.
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.0003, 0.01
 
 
 class SqliteDatabase:
@@ -133,10 +135,11 @@ class SqliteDatabase:
         @event.listens_for(engine, "connect")
         def _configure(connection: Any, _: Any) -> None:
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA busy_timeout=0")  # see _begin_immediately
 
         @event.listens_for(engine, "begin")
         def _begin(connection: sqlalchemy.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _begin_immediately(connection.connection.driver_connection)
 
         return engine.connect()
 
@@ -298,6 +301,24 @@ def _split(url: str) -> tuple[str, str]:
     """The file that a URL names, and the options after it; no file where the URL names a host."""
     rest, _, options = url.removeprefix("sqlite://").partition("?")
     return unquote(rest[1:]) if rest.startswith("/") else "", options
+
+
+def _begin_immediately(connection: Any) -> None:
+    """Begin a transaction that writes, once no other process is in one.
+
+    Where SQLite waits by itself it looks ever more rarely, and soon sleeps longer than a commit takes.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    pause_s = _SHORTEST_PAUSE_S
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, _LONGEST_PAUSE_S)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
