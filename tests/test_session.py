@@ -125,6 +125,7 @@ class TestInside:
             ({"acc": Tensor(1, 2)}, "metric 'acc' must be one number, got Tensor of several"),
             ({3: 0.5}, "metric names must be non-empty strings, got 3"),
             ({"": 0.5}, "metric names must be non-empty strings, got ''"),
+            ({"\udc80": 0.5}, "metric names must be text that can be written as UTF-8, got '\\udc80'"),
             (0.9, "metrics must be a dict of names to numbers, got float: 0.9"),
             ([("acc", 0.9)], "metrics must be a dict of names to numbers, got list: [('acc', 0.9)]"),
             (None, "metrics must be a dict of names to numbers, got NoneType: None"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,17 @@ class CommandLine:
 
     def release(self) -> None:
         (self.folder / "hold").unlink()
+
+    def suspend(self, running: Running) -> None:
+        """Stop a controller where it holds no lock on the store: nobody could write to the file before it goes on."""
+        while True:
+            os.kill(running.process.pid, signal.SIGSTOP)
+            with closing(sqlite3.connect(self.folder / "sweeps.db", timeout=0, isolation_level=None)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError:  # or the agent has it
+                    os.kill(running.process.pid, signal.SIGCONT)
 
     def executions(self) -> list[str]:
         path = self.folder / "executions"

@@ -145,7 +145,7 @@ def test_a_standby_ends_with_the_sweep(metta: CommandLine) -> None:
 
 def test_a_controller_that_slept_through_the_loss_of_its_lease_does_no_harm(metta: CommandLine) -> None:
     first = metta.start_held()
-    os.kill(first.process.pid, signal.SIGSTOP)
+    metta.suspend(first)
     # It looks alive to whoever asks for its process; its lease runs out all the same.
     second = metta.start("run", "train.py", "--standby")
     wait_until(lambda: "took over" in second.err, what="the takeover", timeout_s=40)
@@ -173,7 +173,7 @@ def test_limits_of_a_sweep_under_way_change_by_running_it_again(metta: CommandLi
 def test_a_stop_whose_controller_was_killed_is_carried_out_by_whoever_comes_next(metta: CommandLine) -> None:
     running = metta.start_held()
     sweep_id = metta.latest().sweep_id
-    os.kill(running.process.pid, signal.SIGSTOP)
+    metta.suspend(running)
     stopping = metta.start("stop", "train")
     wait_until(lambda: metta.latest().status is SweepStatus.STOPPING, what="the request")
     for command in (running, stopping):

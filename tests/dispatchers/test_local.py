@@ -103,6 +103,21 @@ class TestLocalDispatcher(DispatcherContract):
                 use()
         first.close()
 
+    def test_an_agent_whose_socket_was_removed_is_not_taken_for_gone(self, store: Store, config: SweepConfig) -> None:
+        first, second = self.dispatcher(store, config), self.dispatcher(store, config)
+        job = grant(store)
+        first.dispatch([job])
+        address = read_address(config.directory)
+        assert address is not None
+        agent = psutil.Process(address.pid)
+        agent.suspend()  # it makes itself another one within a moment
+        Path(address.socket).unlink()
+        assert second.standing([job.job_id]) == {job.job_id: Standing.UNKNOWN}
+        agent.resume()
+        wait_until(lambda: second.standing([job.job_id]) == {job.job_id: Standing.KNOWN}, what="the new socket")
+        first.close()
+        second.close()
+
     def test_an_agent_that_cannot_be_started_is_a_dispatcher_that_fails(
         self, store: Store, config: SweepConfig, tmp_path: Path
     ) -> None:

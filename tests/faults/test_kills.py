@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import psutil
 import pytest
 
 from faults.world import MakeWorld
@@ -84,6 +85,32 @@ def test_controller_and_agent_killed_together_leave_nothing_behind_and_lose_noth
         wait_until(lambda: not world.processes(), what="the end of all processes")
     assert world.run_to_the_end() == 0
     assert world.check().sweep.counts == {JobStatus.COMPLETED: 20}
+
+
+def test_what_a_job_put_into_a_session_of_its_own_goes_when_agent_and_fork_server_die_together(
+    make_world: MakeWorld,
+) -> None:
+    body = """
+        if attempt == 1:
+            process = subprocess.Popen(["sleep", "301"], start_new_session=True)
+            pathlib.Path("detached").write_text(str(process.pid))
+            wait_for("nothing that ever comes")
+        report_metrics({"score": config["lr"]})
+    """
+    world = make_world(max_trials=1, body=body)
+    world.start_controller()
+    note = world.folder / "detached"
+    wait_until(lambda: note.exists() and note.read_text(), what="the detached process")
+    detached = psutil.Process(int(note.read_text()))
+    agent_pid = world.agent_pid()
+    assert agent_pid is not None
+    agent = psutil.Process(agent_pid)
+    agent.suspend()  # so that it cannot tidy up behind its fork server
+    for process in (*agent.children(), agent):
+        process.kill()
+    assert world.run_to_the_end() == 0
+    assert not detached.is_running() or detached.status() == psutil.STATUS_ZOMBIE
+    assert world.check().sweep.counts == {JobStatus.COMPLETED: 1}
 
 
 def test_what_was_killed_in_the_middle_is_seen_for_what_it_is_and_goes_on(make_world: MakeWorld) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -102,6 +104,23 @@ def test_a_lock_that_is_never_let_go_is_reported(path: Path, monkeypatch: pytest
                 store.append([sweep_created()])
         store.append([sweep_created()])
         projections_equal_fold(store)
+
+
+_HOLD = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE'); print(flush=True); input()"
+)
+
+
+def test_the_process_that_keeps_the_lock_is_named(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "LOCK_TIMEOUT_S", 0.1)
+    command = [sys.executable, "-c", _HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(StoreAwayError, match=rf"process {holder.pid}; if it is suspended: kill -CONT {holder.pid}"):
+            store.append(run_events(0))
+        holder.kill()
+    store.append(run_events(0))
 
 
 @pytest.mark.parametrize(

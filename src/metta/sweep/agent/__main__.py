@@ -15,7 +15,8 @@ import psutil
 
 from metta.sweep.agent.agent import Agent
 from metta.sweep.agent.descendants import adopt_orphans
-from metta.sweep.agent.location import AgentAddress, address_file, new_socket_path, spool_file
+from metta.sweep.agent.location import AgentAddress, address_file, belongs_to, new_socket_path, spool_file
+from metta.sweep.agent.messages import SOCKET_VARIABLE
 from metta.sweep.clock import SystemClock
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata
@@ -79,7 +80,10 @@ def _kill_leftovers(url: str, sweep: SweepMetadata) -> None:
         try:
             started_at = sessions.get(os.getsid(process.pid))
             # Process ids are used again: ours began no earlier than their job (give or take the clock's granularity).
-            if started_at is not None and process.create_time() > started_at - 2:
+            is_in_session = started_at is not None and process.create_time() > started_at - 2
+            # What a job has put into a session of its own is known by the agent that it found in its environment; the
+            # only one that lives is this one, which has started nothing yet.
+            if is_in_session or belongs_to(process.environ().get(SOCKET_VARIABLE, ""), url, sweep.sweep_id):
                 process.kill()
         except (psutil.Error, ProcessLookupError, PermissionError):
             continue  # it ended while we looked, or is not ours

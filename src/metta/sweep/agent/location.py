@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -46,9 +47,29 @@ def read_address(directory: str) -> AgentAddress | None:
         return None
 
 
+def is_served(directory: str) -> bool:
+    """Whether an agent lives that works for the sweep on this machine, be it that nobody can reach it just now."""
+    try:
+        with address_file(directory).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def new_socket_path(store_url: str, sweep_id: str) -> Path:
     """A socket of this process; in the temporary folder, because a socket's path must be short (108 bytes)."""
     folder = Path(tempfile.gettempdir()) / f"metta-sweep-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    digest = hashlib.sha256(f"{store_url} {sweep_id}".encode()).hexdigest()[:12]
-    return folder / f"{digest}-{os.getpid()}.sock"
+    return folder / f"{_digest(store_url, sweep_id)}-{os.getpid()}.sock"
+
+
+def belongs_to(socket_path: str, store_url: str, sweep_id: str) -> bool:
+    """Whether a socket is, or was, that of an agent of this sweep."""
+    return Path(socket_path).name.startswith(f"{_digest(store_url, sweep_id)}-")
+
+
+def _digest(store_url: str, sweep_id: str) -> str:
+    return hashlib.sha256(f"{store_url} {sweep_id}".encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ import msgspec
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.agent import HEARTBEAT_EVERY_S
 from metta.sweep.agent.gpus import visible_gpus
-from metta.sweep.agent.location import has_spooled, read_address
+from metta.sweep.agent.location import has_spooled, is_served, read_address
 from metta.sweep.errors import DispatchError
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import SweepConfig
@@ -74,6 +74,9 @@ class LocalDispatcher:
         """See `Dispatcher.standing`."""
         try:
             if self._connection is None and not self._connect():
+                if is_served(self._config.directory):
+                    # Its socket's file was removed, and will be there again; or it is leaving, and not done yet.
+                    return dict.fromkeys(job_ids, Standing.UNKNOWN)
                 if not has_spooled(self._config.directory):
                     elsewhere = self._at_work_elsewhere(job_ids)
                     return {job_id: Standing.UNKNOWN if job_id in elsewhere else Standing.LOST for job_id in job_ids}

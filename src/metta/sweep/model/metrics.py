@@ -23,6 +23,10 @@ def checked(metrics: Any) -> dict[str, float]:
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str) or not name:
         raise MetricError(f"metric names must be non-empty strings, got {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise MetricError(f"metric names must be text that can be written as UTF-8, got {name!r}") from None
     return name
 
 

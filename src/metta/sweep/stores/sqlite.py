@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How long a writer waits for another one.
 LOCK_TIMEOUT_S = 30.0
+#: The byte of the file `-shm` that a writer has locked.
+_WRITING = 120
 #: How often each file is open in this process, and what to hold to open another.
 _OPEN: Counter[str] = Counter()
 _OPENING = threading.Lock()
@@ -277,6 +279,8 @@ class SqliteDatabase:
             if not isinstance(cause, sqlite3.Error):
                 raise
             kind, advice = next((known for words, known in _FAILURES.items() if words in str(cause)), (StoreError, ""))
+            if "locked" in str(cause) and (process_id := _writer_of(self._path)) is not None:
+                advice += f" (process {process_id}; if it is suspended: kill -CONT {process_id}, or end it)"
             raise kind(f"store {self._path}: {cause}{advice}") from error
 
 
@@ -319,6 +323,22 @@ def _begin_immediately(connection: Any) -> None:
                 raise
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.2, _LONGEST_PAUSE_S)
+
+
+def _writer_of(path: Path) -> int | None:
+    """The process that is writing to the store, where the kernel tells.
+
+    It is not asked through the file: closing that would give up the locks that this process has.
+    """
+    try:
+        inode = path.with_name(f"{path.name}-shm").stat().st_ino
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return None
+    for _, _, _, mode, process_id, file, first, *_ in (lock for lock in locks if len(lock) == 8):
+        if mode == "WRITE" and file.endswith(f":{inode}") and int(first) == _WRITING and int(process_id) > 0:
+            return int(process_id)
+    return None
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
