@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from metta.sweep.model.space import Choice, Constant, Range, SearchSpace, Uniform
 from metta.sweep.optimizers.random import RandomOptimizer
@@ -105,7 +106,7 @@ def test_the_last_point_of_a_large_space_is_found_at_once(new_sampler: type) -> 
     keys = {space.key(space.lattice.at(index)): f"run {index}" for index in range(space.cardinality)}
     del keys[space.key(missing)]
     history = history_of(started(sweep_config(search_space=space)))
-    history = type(history)(config=history.config, runs=history.runs, tried=keys)
+    history = replace(history, tried=keys)
     before = time.process_time()
     assert configs(new_sampler().suggest(history, 3)) == [missing]
     assert time.process_time() - before < 5

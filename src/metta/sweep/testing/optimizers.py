@@ -138,7 +138,7 @@ def _after(state: SweepState, events: Sequence[Event]) -> SweepState:
 
 def history_of(state: SweepState) -> History:
     """What an optimizer gets to see of a sweep."""
-    return History(config=state.sweep.config, runs=state.runs, tried=state.tried)
+    return History.of(state)
 
 
 def suggest(optimizer: Optimizer, config: SweepConfig, sizes: Sequence[int]) -> list[Suggestion]:
