@@ -204,4 +204,5 @@ def _teaches_otherwise(before: RunInfo, run: RunInfo) -> bool:
         or run.score != before.score
         or run.partial_score != before.partial_score
         or run.config is not before.config
+        or (run.status.ended and run.cost != before.cost)
     )
