@@ -28,6 +28,8 @@ def grown(state: SweepState, events: list[Event]) -> SweepState:
 
 def assert_equal(one: Columns, other: Columns) -> None:
     for field in dataclasses.fields(Columns):
+        if field.name == "lineage":
+            continue
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
         assert mine.shape == theirs.shape
         assert mine.dtype == theirs.dtype
@@ -129,6 +131,33 @@ def test_a_cost_that_was_repaired_after_the_end_is_seen() -> None:
     body = ev.StateRepaired(problem="its cost was wrong", before={"cost": 3600.0}, after={"cost": 60.0})
     state = grown(state, [new_event(body, sweep_id=SWEEP, at=0.0, actor="test", run_id=run_id)])
     assert cache.of(History.of(state)).costs.tolist() == [3600.0, 60.0]
+
+
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 7))
+@settings(max_examples=60, deadline=None)
+def test_columns_of_one_lineage_begin_alike(seed: int, batch: int) -> None:
+    cache = ColumnsCache()
+    earlier = None
+    for history in states(seed, batch):
+        columns = cache.of(history)
+        if earlier is not None and earlier.lineage is columns.lineage:
+            count = len(earlier.scores)
+            assert columns.indices[:count].tolist() == earlier.indices.tolist()
+            assert np.array_equal(columns.scores[:count], earlier.scores, equal_nan=True)
+        earlier = columns
+
+
+def test_a_finished_run_is_added_to_its_lineage_and_a_rolled_back_one_starts_another() -> None:
+    cache = ColumnsCache()
+    state = grown(EMPTY, [sweep_created(), *run_events(0)])
+    first = cache.of(History.of(state)).lineage
+    state = grown(state, run_events(1))
+    assert cache.of(History.of(state)).lineage is first
+    run_id = next(run.run_id for run in state.runs.values() if run.index == 0)
+    best = next(run for run in state.runs.values() if run.index == 1)
+    body = ev.RunRolledBack(reason="a mistake", best_run_id=best.run_id, best_score=best.score)
+    state = grown(state, [new_event(body, sweep_id=SWEEP, at=0.0, actor="test", run_id=run_id)])
+    assert cache.of(History.of(state)).lineage is not first
 
 
 def test_what_was_given_out_cannot_be_written_to() -> None:

@@ -41,6 +41,8 @@ class Columns:
     pending_units: Floats
     pending_active: Booleans
     pending_indices: Integers
+    #: The very same object in later columns whose first n rows are these: what was worked out from them still holds.
+    lineage: object
 
 
 class ColumnsCache:
@@ -103,6 +105,7 @@ class ColumnsCache:
             pending_units=pending_units,
             pending_active=pending_active,
             pending_indices=pending_figures[:, 3].astype(np.int64),
+            lineage=self._ended.lineage,
         )
 
 
@@ -124,6 +127,8 @@ class _Table:
         self._units = np.empty((0, dimensions))
         self._active = np.empty((0, dimensions), dtype=np.bool_)
         self._figures = np.empty((0, 4))
+        #: Another object once a row has gone.
+        self.lineage = object()
 
     def arrays(self) -> tuple[Floats, Booleans, Floats]:
         count = len(self._rows)
@@ -136,6 +141,7 @@ class _Table:
         gone = [row for run_id in run_ids if (row := self._rows.pop(run_id, None)) is not None]
         if not gone:
             return
+        self.lineage = object()
         kept = list(self._rows.values())
         self._units, self._active, self._figures = self._units[kept], self._active[kept], self._figures[kept]
         self._rows = {run_id: row for row, run_id in enumerate(self._rows)}
