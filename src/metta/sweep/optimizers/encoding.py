@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -21,8 +22,8 @@ Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 Booleans: TypeAlias = NDArray[np.bool_]
 
-#: Where a parameter has no value.
-_ABSENT = object()
+#: Configurations taken at a time: so few stay in the processor's cache while column after column is read.
+_CHUNK = 1024
 
 
 class Encoder:
@@ -49,6 +50,11 @@ class Encoder:
             units (n, d), as `SearchSpace.encode` gives them, inactive axes at 0.5; active (n, d), whether the parameter
             of the axis exists; fits (n,), False for what is no configuration of this space, whose row means nothing.
         """
+        parts = [self._encode(configs[start : start + _CHUNK]) for start in range(0, max(len(configs), 1), _CHUNK)]
+        units, active, fits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return units, active, fits
+
+    def _encode(self, configs: Sequence[Config]) -> tuple[Floats, Booleans, Booleans]:
         count = len(configs)
         units = np.full((count, len(self._axis)), 0.5)
         active = np.zeros((count, len(self._axis)), dtype=np.bool_)
@@ -56,13 +62,11 @@ class Encoder:
         known = np.zeros(count, dtype=np.int64)
         indices: dict[str, Integers] = {}
         for name in self.space.resolution_order:
-            values = [config.get(name, _ABSENT) for config in configs]
-            exists = np.array([value is not _ABSENT for value in values], dtype=np.bool_)
+            values, exists = _gathered(name, configs)
             known += exists
             fits &= exists == self._is_active(name, indices, count)
             rows = np.flatnonzero(exists)
-            present = values if len(rows) == count else [values[row] for row in rows]
-            column, numbers = self._column(name, present)
+            column, numbers = self._column(name, values)
             fits[rows] &= np.isfinite(column)
             if name in self._parents:
                 indices[name] = np.full(count, -1, dtype=np.int64)
@@ -92,6 +96,15 @@ class Encoder:
             assert parameter.cardinality is not None
             column = (numbers + 0.5) / parameter.cardinality
         return np.where(numbers >= 0, column, np.nan), numbers
+
+
+def _gathered(name: str, configs: Sequence[Config]) -> tuple[list[Any], Booleans]:
+    """The values of a parameter where it has one, and where that is."""
+    try:
+        return list(map(itemgetter(name), configs)), np.ones(len(configs), dtype=np.bool_)
+    except KeyError:
+        exists = np.array([name in config for config in configs], dtype=np.bool_)
+        return [config[name] for config in configs if name in config], exists
 
 
 def _continuous(parameter: Parameter, values: list[Any]) -> Floats:
@@ -144,17 +157,19 @@ class _Numbers:
         return self._one_by_one(values)
 
     def _one_by_one(self, values: list[Any]) -> Integers:
-        known = self._known
-        numbers = np.empty(len(values), dtype=np.int64)
-        for row, value in enumerate(values):
-            key = (type(value), value)
-            try:
-                number = known.get(key)
-            except TypeError:  # lists and mappings
-                key = (type(value), msgspec.json.encode(value, order="deterministic"))
-                number = known.get(key)
-            if number is None:
+        # 1, 1.0 and True are different values of a choice, and the same key of a dictionary.
+        try:
+            found = list(map(self._known.get, zip(map(type, values), values, strict=True)))
+        except TypeError:  # a list or a mapping is among them
+            keys = [(type(value), msgspec.json.encode(value, order="deterministic")) for value in values]
+            return self._looked_up(values, keys)
+        if None in found:
+            return self._looked_up(values, list(zip(map(type, values), values, strict=True)))
+        return np.array(found, dtype=np.int64)
+
+    def _looked_up(self, values: list[Any], keys: list[Any]) -> Integers:
+        for key, value in zip(keys, values, strict=True):
+            if key not in self._known:
                 index = self._index_of(value)
-                number = known[key] = -1 if index is None else index
-            numbers[row] = number
-        return numbers
+                self._known[key] = -1 if index is None else index
+        return np.array([self._known[key] for key in keys], dtype=np.int64)
