@@ -10,12 +10,18 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
 from _problems import Problem
+from metta.sweep.model.space import Choice, Config, LogUniform, Parameter, Range, SearchSpace, Uniform
+
+if TYPE_CHECKING:
+    import optuna
+
+    from metta.sweep.protocols import Optimizer
 
 #: Peers by name, with the heading of their row.
 PEERS = {"optuna-tpe": "Optuna TPE", "optuna-gp": "Optuna GP", "optuna-cmaes": "Optuna CMA-ES"}
@@ -58,7 +64,7 @@ def search(contestant: str, problem: Problem, seed: int, evaluations: int, paral
     return drive(contestant, problem, own_seed, evaluations, parallel)
 
 
-def our_optimizer(contestant: str) -> Any:
+def our_optimizer(contestant: str) -> Optimizer:
     """An optimizer by what stands on the command line: `NAME`, or `NAME,option=value,...` with values in JSON."""
     from metta.sweep import registry
     from metta.sweep.config import parse_strategy
@@ -127,7 +133,7 @@ def _drive_optuna(contestant: str, problem: Problem, seed: int, evaluations: int
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction=problem.direction, sampler=optuna_sampler(contestant, problem, seed))
+    study = optuna.create_study(direction=problem.direction, sampler=optuna_sampler(contestant, problem.space, seed))
     scores: list[float | None] = []
     seconds = 0.0
     pending: deque[tuple[optuna.Trial, float | None]] = deque()
@@ -136,7 +142,7 @@ def _drive_optuna(contestant: str, problem: Problem, seed: int, evaluations: int
         while len(pending) < parallel and started < evaluations:
             begin = time.process_time()
             trial = study.ask()
-            config = suggested(trial, problem)
+            config = suggested(trial, problem.space)
             seconds += time.process_time() - begin
             pending.append((trial, problem.score(config)))
             started += 1
@@ -151,7 +157,7 @@ def _drive_optuna(contestant: str, problem: Problem, seed: int, evaluations: int
     return Trace(scores, seconds)
 
 
-def optuna_sampler(contestant: str, problem: Any, seed: int) -> Any:
+def optuna_sampler(contestant: str, space: SearchSpace, seed: int) -> optuna.samplers.BaseSampler:
     """A peer with the settings that its documentation recommends for such a space."""
     import warnings
 
@@ -171,24 +177,21 @@ def optuna_sampler(contestant: str, problem: Any, seed: int) -> Any:
             seed=seed,
             multivariate=True,
             # Without it, parameters that are not in every trial are drawn at random.
-            group=any(parameter.when for parameter in problem.space.parameters.values()),
+            group=any(parameter.when for parameter in space.parameters.values()),
             constant_liar=True,
         )
 
 
-def suggested(trial: Any, problem: Any) -> dict[str, Any]:
+def suggested(trial: optuna.trial.BaseTrial, space: SearchSpace) -> Config:
     """What Optuna suggests, parameter by parameter, as its users write it."""
-    space = problem.space
-    config: dict[str, Any] = {}
+    config: Config = {}
     for name in space.resolution_order:
         if space.is_active(name, config):
             config[name] = _suggested_value(trial, name, space.parameters[name])
     return {name: config[name] for name in space.parameters if name in config}
 
 
-def _suggested_value(trial: Any, name: str, parameter: Any) -> Any:
-    from metta.sweep.model.space import Choice, LogUniform, Range, Uniform
-
+def _suggested_value(trial: optuna.trial.BaseTrial, name: str, parameter: Parameter) -> Any:
     match parameter:
         case Choice(values=values):
             return trial.suggest_categorical(name, values)
