@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from metta.sweep.model.space import Config
+from metta.sweep.optimizers.encoding import Floats
 from metta.sweep.protocols import History, Suggestion
 
 #: Redraws before a finite space is searched in order for what is left: 100 misses mean that nearly all of it was tried.
@@ -19,7 +20,7 @@ def rng(seed: int, index: int) -> np.random.Generator:
 
 
 def suggest_distinct(
-    history: History, n: int, draw: Callable[[int, np.random.Generator], Sequence[float]], reason: str
+    history: History, n: int, draw: Callable[[int, np.random.Generator], Sequence[float] | Floats], reason: str
 ) -> list[Suggestion]:
     """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each.
 
@@ -27,18 +28,31 @@ def suggest_distinct(
     the list ends.
     """
     space = history.config.search_space
-    tried: set[bytes] = set()
+    chosen: set[bytes] = set()
     suggestions: list[Suggestion] = []
     for index in range(history.count, history.count + n):
         generator = rng(history.config.seed, index)
-        config = space.decode(draw(index, generator))
-        if space.cardinality is not None:
-            if len(history.tried) + len(tried) >= space.cardinality:
-                break
-            config = _first_untried(history, tried, config, generator)
-            tried.add(space.key(config))
+        config = untried(history, chosen, space.decode([float(unit) for unit in draw(index, generator)]), generator)
+        if config is None:
+            break
         suggestions.append(Suggestion(config=config, reasons=(f"{reason} {index}",)))
     return suggestions
+
+
+def untried(history: History, chosen: set[bytes], config: Config, generator: np.random.Generator) -> Config | None:
+    """In a finite space a configuration that is neither among those tried nor among the `chosen`, and becomes so.
+
+    That is `config` itself where it is new, else a random one; None when there is none left. Infinite spaces do not run
+    out, so that it is always `config` there.
+    """
+    space = history.config.search_space
+    if space.cardinality is None:
+        return config
+    if len(history.tried) + len(chosen) >= space.cardinality:
+        return None
+    config = _first_untried(history, chosen, config, generator)
+    chosen.add(space.key(config))
+    return config
 
 
 def _first_untried(history: History, tried: set[bytes], config: Config, generator: np.random.Generator) -> Config:
