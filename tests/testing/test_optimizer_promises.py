@@ -184,9 +184,13 @@ def test_a_search_has_runs_of_every_fate() -> None:
     assert set(failed) == {True, False}
 
 
-def test_the_bowl_is_lowest_at_three_tenths() -> None:
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_bowl_is_best_at_three_tenths(direction: str) -> None:
     space = SPACES["continuous"]
-    assert bowl(space)(space.decode([0.3] * 5)) < 1e-3 < bowl(space)(space.decode([0.5] * 5))
+    score = bowl(sweep_config(search_space=space, direction=direction))
+    best, worse = (score(space.decode([place] * 5)) for place in (0.3, 0.5))
+    assert abs(best) < 1e-3 < abs(worse)
+    assert (worse > best) == (direction == "minimize")
 
 
 def test_opposite_searches_have_opposite_scores() -> None:

@@ -17,6 +17,9 @@ from metta.sweep.protocols import History, Suggestion
 _MOST_STEPS = 512
 #: A draw beyond the bounds is drawn again so often before it is cut off there.
 _REDRAWS = 20
+#: A generation that differs by less along every ordered axis, as a share of its range, has converged: no training
+#: answers to less.
+_CONVERGED = 1e-6
 #: The package takes seeds below this.
 _SEEDS = 2**32
 
@@ -72,7 +75,7 @@ class _Search:
         #: Runs in the complete generations.
         self._count = 0
         self.generation = 0
-        self._distribution = self._begin(np.full(self._layout.ordered_count, 0.5), population)
+        self._distribution = self._begin(np.full(len(self._layout.ordered), 0.5), population)
 
     def is_of(self, config: SweepConfig, columns: Columns) -> bool:
         """Whether all that was learned stands at the beginning of these columns."""
@@ -93,10 +96,8 @@ class _Search:
             self._tell(distribution, columns, rows[np.argsort(columns.scores[rows], kind="stable")])
             self._count += len(rows)
             self.generation += 1
-            if self._layout.ordered_count and distribution.should_stop():
-                elsewhere = rng(self._config.seed, int(columns.indices[self._count - 1])).random(
-                    self._layout.ordered_count
-                )
+            if self._has_converged(distribution, columns.units[rows]):
+                elsewhere = rng(self._config.seed, int(columns.indices[rows[-1]])).random(len(self._layout.ordered))
                 self._distribution = distribution = self._begin(elsewhere, 2 * distribution.population_size)
         self._told = columns
 
@@ -116,7 +117,7 @@ class _Search:
     def _begin(self, mean: Floats, population: int | None) -> CatCMAwM | None:
         """None where there is nothing to choose."""
         layout = self._layout
-        if not layout.ordered_count and not layout.categorical:
+        if not layout.ordered and not layout.categorical:
             return None
         return CatCMAwM(
             x_space=[[0.0, 1.0]] * len(layout.continuous) or None,
@@ -127,6 +128,12 @@ class _Search:
             sigma=1.0,
             cov=self._sigma**2 * np.eye(len(mean)),
         )
+
+    def _has_converged(self, distribution: CatCMAwM, generation: Floats) -> bool:
+        if not self._layout.ordered:
+            return False
+        spread = np.ptp(generation[:, self._layout.ordered], axis=0).max()
+        return bool(spread < _CONVERGED) or distribution.should_stop()
 
     def _tell(self, distribution: CatCMAwM, columns: Columns, ranked: Floats) -> None:
         """Let the distribution learn from these rows, best first. NaN sorts last, so failed runs rank last.
@@ -161,13 +168,13 @@ class _Layout:
         self.category_counts = [int(counts[axis]) for axis in self.categorical]
 
     @property
-    def ordered_count(self) -> int:
-        """Dimensions of the normal distribution."""
-        return len(self.continuous) + len(self.stepped)
+    def ordered(self) -> list[int]:
+        """Axes of the normal distribution."""
+        return [*self.continuous, *self.stepped]
 
     def solution(self, point: Floats) -> CatCMAwM.Solution:
         """A point as the package has it."""
-        ordered = point[[*self.continuous, *self.stepped]]
+        ordered = point[self.ordered]
         chosen = np.zeros((len(self.categorical), max(self.category_counts, default=0)), dtype=np.bool_)
         for row, axis in enumerate(self.categorical):
             chosen[row, self._axes.numbers(axis, point[axis : axis + 1])[0]] = True

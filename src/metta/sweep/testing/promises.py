@@ -111,8 +111,8 @@ def configurations_suggested_together_are_all_different(new: NewOptimizer, space
 @_promised(*SPACES)
 def a_new_optimizer_goes_on_where_another_stopped(new: NewOptimizer, space: SearchSpace) -> None:
     """As after a restart: what the first one remembers makes no difference."""
-    optimizer, score = new(), bowl(space)
-    state = started(sweep_config(search_space=space))
+    config = sweep_config(search_space=space)
+    optimizer, score, state = new(), bowl(config), started(config)
     for fates in ("ccc", "cp", "fccb", "rxc", "c"):
         suggestions = optimizer.suggest(history_of(state), len(fates))
         assert new().suggest(history_of(state), len(fates)) == suggestions
@@ -124,7 +124,7 @@ def what_it_was_asked_before_does_not_matter(new: NewOptimizer, space: SearchSpa
     """One optimizer may serve several sweeps, go back in time, and be asked the same again."""
     wider = SearchSpace.of({**space.parameters, "another": Range(1, 3)})
     sweeps = [searched(each, "cfcp", seed=seed) for each in (space, wider) for seed in (1, 2)]
-    longer = lived(sweeps[0], random_configs(space, 2, seed=3), "cc", bowl(space))
+    longer = lived(sweeps[0], random_configs(space, 2, seed=3), "cc", bowl(sweeps[0].sweep.config))
     histories = [history_of(state) for state in (*sweeps, longer)]
     optimizer = new()
     first = [optimizer.suggest(history, 2) for history in histories]
@@ -165,9 +165,10 @@ def it_needs_no_observations(new: NewOptimizer, space: SearchSpace) -> None:
 @_promised(*_TYPICAL)
 def runs_may_end_in_any_order(new: NewOptimizer, space: SearchSpace) -> None:
     """Asked in between, or once at the end: what counts is how the sweep stands."""
-    tried, score, optimizer = random_configs(space, 6), bowl(space), new()
+    config = sweep_config(search_space=space)
+    tried, score, optimizer = random_configs(space, 6), bowl(config), new()
     for order in ((0, 1, 2, 3, 4, 5), (5, 3, 1, 0, 2, 4)):
-        state = lived(started(sweep_config(search_space=space)), tried[:2], "cc", score)
+        state = lived(started(config), tried[:2], "cc", score)
         state = lived(state, tried[2:], "cfcc", score, [at - 2 for at in order if at >= 2])
         suggestions = optimizer.suggest(history_of(state), 2)
         assert suggestions == new().suggest(history_of(state), 2)
@@ -251,9 +252,9 @@ def a_finite_space_is_walked_once_and_to_its_end(new: NewOptimizer, space: Searc
 def a_configuration_that_was_rolled_back_is_to_be_had_again(new: NewOptimizer, space: SearchSpace) -> None:
     """It is the only one left."""
     assert space.cardinality is not None
-    every = configs(suggest(new(), sweep_config(search_space=space), [_HUGE]))
-    fates = "b" + "c" * (len(every) - 1)
-    state = lived(started(sweep_config(search_space=space)), every, fates, bowl(space))
+    config = sweep_config(search_space=space)
+    every = configs(suggest(new(), config, [_HUGE]))
+    state = lived(started(config), every, "b" + "c" * (len(every) - 1), bowl(config))
     assert configs(new().suggest(history_of(state), 2)) == every[:1]
 
 

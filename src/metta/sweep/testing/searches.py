@@ -153,11 +153,12 @@ def random_configs(space: SearchSpace, count: int, seed: int = 0) -> list[Config
     return draws if space.cardinality is None else list({space.key(draw): draw for draw in draws}.values())
 
 
-def bowl(space: SearchSpace) -> Callable[[Config], float]:
-    """A score with its lowest value, 0, at one place of the unit cube, not in its middle."""
+def bowl(config: SweepConfig) -> Callable[[Config], float]:
+    """A score with its best value, 0, at three tenths of every axis of the unit cube, in the sweep's direction."""
+    space, sign = config.search_space, -1.0 if config.direction == "maximize" else 1.0
 
-    def score(config: Config) -> float:
-        return sum((unit - 0.3) ** 2 for unit in space.encode(config))
+    def score(tried: Config) -> float:
+        return sign * sum((unit - 0.3) ** 2 for unit in space.encode(tried))
 
     return score
 
@@ -169,12 +170,11 @@ def searched(space: SearchSpace, fates: str = "ccfcrcpccxcbcp", *, seed: int = 0
     """
     state = started(sweep_config(search_space=space, **fields))
     tried = random_configs(space, len(fates), seed)
-    sign = -1.0 if state.sweep.config.direction == "maximize" else 1.0
-    score = bowl(space)
+    score = bowl(state.sweep.config)
     for start in range(0, len(tried), 4):
         some = tried[start : start + 4]
         order = range(len(some))[::-1]
-        state = lived(state, some, fates[start:], lambda config: sign * score(config), order)
+        state = lived(state, some, fates[start:], score, order)
     return state
 
 
@@ -182,7 +182,7 @@ def suggest(optimizer: Optimizer, config: SweepConfig, sizes: Sequence[int]) -> 
     """The suggestions of a sweep in which the optimizer is asked for so many at a time."""
     suggestions: list[Suggestion] = []
     state = started(config)
-    score = bowl(config.search_space)
+    score = bowl(config)
     for size in sizes:
         batch = optimizer.suggest(history_of(state), size)
         suggestions += batch
