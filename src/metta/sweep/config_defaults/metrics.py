@@ -1,7 +1,8 @@
 """Which metric a program is about, read from its code; the code is parsed and never executed.
 
 Where a name is found says how sure it is that the sweep will see it: what is returned or handed to `report_metrics` it
-does, what is printed as JSON it does of a command, what goes to another logger it does not, but it shows what counts.
+does; of a command it sees what is written as JSON, and by a pattern what is printed otherwise; what goes to another
+logger it does not see, but it shows what counts.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ class Source(IntEnum):
 
     REPORTED = 0
     RETURNED = 1
-    PRINTED = 2
-    LOGGED = 3
+    #: As JSON.
+    WRITTEN = 2
+    #: With its name as a label.
+    PRINTED = 3
+    LOGGED = 4
 
 
 class Split(IntEnum):
@@ -41,8 +45,13 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     #: What is known to be good when it is high, or when it is low; None where the name says nothing.
     direction: Direction | None
-    split: Split
     line: int
+
+    @property
+    def split(self) -> Split:
+        """The data that it is about, as far as its name tells."""
+        words = set(words_of(self.name))
+        return next((split for split, names in _SPLITS.items() if names & words), Split.UNKNOWN)
 
 
 def _set(words: str) -> frozenset[str]:
@@ -70,6 +79,7 @@ _SPLITS = {
     Split.TEST: frozenset({"test", "testing"}),
     Split.TRAINING: frozenset({"train", "training", "tr"}),
 }
+_SPLIT_WORDS = frozenset().union(*_SPLITS.values())
 #: Methods and functions of loggers whose first argument is a mapping of names, or a name.
 _LOG_MAPPINGS = frozenset({"log", "log_metrics", "log_dict", "add_scalars", "log_kwargs", "logkvs"})
 _LOG_NAMES = frozenset({"log", "log_metric", "add_scalar", "logkv", "record", "scalar", "track"})
@@ -85,10 +95,9 @@ def candidates(code: str) -> list[Candidate]:
     """
     found: dict[str, Candidate] = {}
     for name, source, line in _names(ast.parse(code)):
-        words = words_of(name)
-        if not words or all(word in _BOOKKEEPING for word in words):
+        if set(words_of(name)) <= _BOOKKEEPING | _SPLIT_WORDS:
             continue
-        candidate = Candidate(name=name, source=source, direction=direction_of(name), split=_split_of(words), line=line)
+        candidate = Candidate(name=name, source=source, direction=direction_of(name), line=line)
         if name not in found or source < found[name].source:
             found[name] = candidate
     return sorted(found.values(), key=_rank)
@@ -128,10 +137,6 @@ def words_of(name: str) -> list[str]:
     return [word for word in re.split(r"[^a-zA-Z0-9]+", separated.lower()) if word]
 
 
-def _split_of(words: list[str]) -> Split:
-    return next((split for split, names in _SPLITS.items() if names & set(words)), Split.UNKNOWN)
-
-
 def _names(tree: ast.Module) -> Iterator[tuple[str, Source, int]]:
     dictionaries = _assigned_dictionaries(tree)
     for node in ast.walk(tree):
@@ -149,7 +154,7 @@ def _names_of_call(call: ast.Call, dictionaries: dict[str, list[str]]) -> Iterat
     if function == "report_metrics" and first is not None:
         yield from ((name, Source.REPORTED) for name in _keys(first, dictionaries))
     elif function in {"dump", "dumps"} and first is not None:
-        yield from ((name, Source.PRINTED) for name in _keys(first, dictionaries))
+        yield from ((name, Source.WRITTEN) for name in _keys(first, dictionaries))
     elif function in {"print", "echo", "info"}:
         yield from ((name, Source.PRINTED) for name in _labels(call.args))
     elif first is not None and isinstance(first, ast.Constant) and isinstance(first.value, str):

@@ -171,7 +171,7 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if not names:  # version 2, mounted beside version 1 in its transition
-            places = [mounts, mounts / "unified"]
+            places = [mounts / "unified", mounts]
         elif controller in names.split(","):
             places = [mounts / names, mounts / controller]
         else:

@@ -155,7 +155,8 @@ def _greeting(launched: Launched) -> str:
     config = sweep.config
     endless = not (config.max_trials or config.budget_hours or config.max_hours)
     note = "; it has no limit but its search space: stop it with Ctrl-C" if endless else ""
-    return f"started {what}: {config.strategy.optimizer}, {config.direction} {config.metric}{note}"
+    found = " (found in the code)" if launched.metric_is_inferred else ""
+    return f"started {what}: {config.strategy.optimizer}, {config.direction} {config.metric}{found}{note}"
 
 
 def _farewell(sweep: SweepMetadata, requests: int) -> str:
