@@ -41,8 +41,8 @@ class Axes:
         if axis in self._logs:
             low, high, lowest = self._logs[axis]
             values = np.rint(np.exp(low + column * (high - low))).astype(np.int64)
-            return np.asarray(np.clip(values - lowest, 0, self.counts[axis] - 1))
-        return np.minimum((column * self.counts[axis]).astype(np.int64), self.counts[axis] - 1)
+            return np.asarray(np.clip(values - lowest, 0, self.counts[axis] - 1), dtype=np.int64)
+        return np.asarray(np.minimum((column * self.counts[axis]).astype(np.int64), self.counts[axis] - 1))
 
     def cells(self, axis: int, numbers: Integers) -> tuple[Floats, Floats]:
         """The interval of coordinates that stand for each value of a finite axis."""
