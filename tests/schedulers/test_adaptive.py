@@ -27,8 +27,8 @@ from metta.sweep.testing import random_history, run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
 
 HOUR = 3600.0
-#: One more evaluation without an improvement than it takes after a single one.
-PLATEAU = [1.0, *[0.5] * 30]
+#: One more evaluation without an improvement than it takes.
+PLATEAU = [1.0, *[0.5] * 37]
 
 
 def state_of(scores: list[float | None], *more: Event, running: int = 0, **config: Any) -> SweepState:
@@ -96,7 +96,7 @@ class TestConvergence:
         scheduler = AdaptiveScheduler()
         assert scheduler.detect_convergence(observations(PLATEAU))
         assert scheduler.detect_convergence(observations([-score for score in PLATEAU]), "minimize")
-        assert not scheduler.detect_convergence(observations(PLATEAU[:29]))
+        assert not scheduler.detect_convergence(observations(PLATEAU[:36]))
         assert not scheduler.detect_convergence([])
 
     def test_a_search_that_improves_is_none(self) -> None:
@@ -108,7 +108,7 @@ class TestConvergence:
         assert any(isinstance(wish, CreateRuns) for wish in AdaptiveScheduler().schedule(state, None))
         reason = finishing(state)
         assert reason is not None
-        assert reason.startswith("converged: none of the last 30 of 31 evaluations was better by more than 0")
+        assert reason.startswith("converged: none of the last 37 of 38 evaluations was better by more than 0")
 
     def test_what_runs_by_then_is_brought_to_its_end(self) -> None:
         waiting = run_events(len(PLATEAU))[:1]
@@ -131,14 +131,14 @@ class TestConvergence:
             replace(event, body=ev.RunFailed(reason="no reward", partial_score=0.5))
             if isinstance(event.body, ev.RunFailed)
             else event
-            for index in range(1, 31)
+            for index in range(1, 38)
             for event in run_events(index, score=None)
         ]
         assert finishing(numbered([sweep_created(), *run_events(0), *failed])) is None
         assert finishing(numbered([sweep_created(partial_results=True), *run_events(0), *failed])) is not None
 
     def test_a_run_that_is_rolled_back_counts_no_more(self) -> None:
-        best = ids.run_id(SWEEP, 31)
+        best = ids.run_id(SWEEP, 38)
         body = ev.RunRolledBack(reason="the user asked", best_run_id=ids.run_id(SWEEP, 0), best_score=1.0)
         undo = new_event(body, sweep_id=SWEEP, at=START, actor="user", run_id=best)
         scheduler = AdaptiveScheduler(stop_when_converged=True)
