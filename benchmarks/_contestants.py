@@ -10,6 +10,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -54,6 +55,13 @@ def version(contestant: str) -> str:
     from importlib.metadata import version
 
     return version("optuna")
+
+
+def missing(contestant: str) -> str | None:
+    """What a peer needs and is not installed here."""
+    if contestant == "optuna-gp" and find_spec("torch") is None:
+        return "PyTorch is not installed"
+    return None
 
 
 def search(contestant: str, problem: Problem, seed: int, evaluations: int, parallel: int) -> Trace:

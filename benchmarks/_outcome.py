@@ -74,7 +74,7 @@ class Outcome:
         if not comparison.cells:
             console.print(f"{title}: there is no search that {', '.join(map(label, self.contestants))} all have done")
             return
-        console.print(self._table(f"{title}: {len(comparison.curves)} problems, {comparison.cells} searches each"))
+        console.print(self._table(f"{title}: {comparison.cells} searches each, of {len(comparison.curves)} problems"))
         for line in self._differences():
             console.print(line, style="dim")
         if recorded:
@@ -144,8 +144,8 @@ class Outcome:
             table.add_row(problem, *(f"{mean[first - 1]:.3f} {mean[last - 1]:.3f}" for mean in means))
         return table
 
-    def judge(self, contestant: str, report: Report) -> None:
-        """Take down the figures that an optimizer of ours has goals for."""
+    def judge(self, contestant: str, suite: str, report: Report, *, has_goals: bool) -> None:
+        """Take down the figures of an optimizer of ours, beside those of the best peer."""
         if contestant not in self.contestants or not self.comparison.cells:
             return
         number = self.contestants.index(contestant)
@@ -155,10 +155,10 @@ class Outcome:
             best = min(peers, key=lambda peer: mean[peer, budget - 1])
             lowest = float(mean[best, budget - 1])
             report.add(
-                f"{contestant}: LCBench, regret after {budget}",
+                f"{contestant}: {suite}, regret after {budget}",
                 float(mean[number, budget - 1]),
                 "",
-                at_most=lowest,
+                at_most=lowest if has_goals else None,
                 peer=label(self.contestants[best]),
                 peer_value=lowest,
             )
@@ -167,18 +167,18 @@ class Outcome:
             return
         reached = self.comparison.evaluations_to(mark, number)
         report.add(
-            f"{contestant}: LCBench, evaluations to reach {label(MARK)}'s regret after {self.budgets[-1]}",
+            f"{contestant}: {suite}, evaluations to reach {label(MARK)}'s regret after {self.budgets[-1]}",
             float(reached if reached is not None else self.budgets[-1] + 1),
             "",
-            at_most=_MOST_EVALUATIONS_TO_MARK,
+            at_most=_MOST_EVALUATIONS_TO_MARK if has_goals else None,
             note="" if reached is not None else "not reached",
         )
         seconds = self.own_seconds[self.contestants.index(MARK)]
         report.add(
-            f"{contestant}: LCBench, own processor time for 100 evaluations",
+            f"{contestant}: {suite}, own processor time for 100 evaluations",
             self.own_seconds[number],
             "s",
-            at_most=_MOST_OF_MARKS_TIME * seconds,
+            at_most=_MOST_OF_MARKS_TIME * seconds if has_goals else None,
             peer=label(MARK),
             peer_value=seconds,
         )

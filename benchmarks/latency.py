@@ -228,6 +228,10 @@ def _time_peer(peer: str, parameters: int, options: argparse.Namespace) -> dict[
     """By size the timing, or why there is none."""
     import optuna
 
+    from _contestants import missing
+
+    if lack := missing(peer):
+        return dict.fromkeys(options.sizes, f"not run: {lack}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = mixed_space(parameters)
     runs = _runs(space)

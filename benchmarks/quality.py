@@ -59,10 +59,10 @@ def main() -> None:
             if not cells:
                 continue
             outcome = Outcome.of(contestants, cells, curves, traces, options.budgets)
-            outcome.show(f"{title}, {parallel} at a time", {cell.contestant for cell in known.intersection(cells)})
-            if suite == "lcbench" and parallel == 1:
-                for optimizer in options.optimizers:
-                    outcome.judge(optimizer, report)
+            name = f"{title}, {parallel} at a time"
+            outcome.show(name, {cell.contestant for cell in known.intersection(cells)})
+            for optimizer in options.optimizers:
+                outcome.judge(optimizer, name, report, has_goals=suite == "lcbench" and parallel == 1)
     report.details = {
         "references": references,
         "searches": [
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fill_in(options: argparse.Namespace) -> None:
     """What depends on `--quick`."""
-    from _contestants import BASELINE, MARK, PEERS, our_optimizer
+    from _contestants import BASELINE, MARK, PEERS, missing, our_optimizer
     from _lcbench import DEVELOPMENT_INSTANCES
     from _problems import SUITES
 
@@ -123,6 +123,9 @@ def _fill_in(options: argparse.Namespace) -> None:
         options.against = [BASELINE, *PEERS]
         if options.quick and options.peers is None:
             options.against.remove(MARK)
+    for peer in options.against:
+        if not options.recorded and (lack := missing(peer)):
+            raise SystemExit(f"{peer}: {lack}; name the others with --against, or take it from a file with --recorded")
     options.seeds = options.seeds or (2 if options.quick else 5)
     options.instances = options.instances or list(DEVELOPMENT_INSTANCES[: 3 if options.quick else None])
     options.problems = options.problems or (["lcbench", "synthetic"] if options.quick else list(SUITES))
