@@ -46,7 +46,7 @@ def main() -> None:
     if options.recorded:
         plan = [cell for cell in plan if cell in known or cell.contestant in options.optimizers]
 
-    report = Report(f"Quality of suggestions, {options.seeds} seeds")
+    report = Report(f"Quality of suggestions, number of seeds: {options.seeds}")
     traces = _measure_all(plan, problems, kept, options)
     references = improved(kept.references, traces)
     curves = {
