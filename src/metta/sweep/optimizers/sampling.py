@@ -40,15 +40,13 @@ def suggest_distinct(
 
 
 def untried(history: History, chosen: set[bytes], config: Config, generator: np.random.Generator) -> Config | None:
-    """In a finite space a configuration that is neither among those tried nor among the `chosen`, and becomes so.
+    """A configuration that is not among the `chosen`, and becomes so; in a finite space none that was tried, either.
 
-    That is `config` itself where it is new, else a random one; None when there is none left. Infinite spaces do not run
-    out, so that it is always `config` there.
+    That is `config` itself where it is new, else a random one; None when there is none left. An infinite space does not
+    run out, but much of it may be a few single points: where many draws find nothing else, one of them is given again.
     """
     space = history.config.search_space
-    if space.cardinality is None:
-        return config
-    if len(history.tried) + len(chosen) >= space.cardinality:
+    if space.cardinality is not None and len(history.tried) + len(chosen) >= space.cardinality:
         return None
     config = _first_untried(history, chosen, config, generator)
     chosen.add(space.key(config))
@@ -66,6 +64,8 @@ def _first_untried(history: History, tried: set[bytes], config: Config, generato
         if is_new(config):
             return config
         config = space.decode(generator.random(len(space.dimensions)).tolist())
+    if space.cardinality is None:
+        return config
     lattice = space.lattice
     start = int(generator.integers(lattice.size))
     return next(
