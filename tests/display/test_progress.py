@@ -69,7 +69,7 @@ def test_the_display_fits_the_terminal_and_shows_counts_best_and_time_left(width
         if left is None:
             assert "left - " in text
         else:
-            assert "1:45:00" < left[1] < "2:00:00" <= left[2] < "2:30:00"
+            assert "1:45:00" < left[1] <= "2:00:00" <= left[2] < "2:30:00"
         assert "3 IN_TRAINING, 11 COMPLETED, 1 FAILED" in text
         assert any(line.startswith(ids.run_id(SWEEP, 11)) and "reward was not reported" in line for line in lines)
 
