@@ -1,8 +1,8 @@
 """Linear algebra on one thread.
 
-The matrices here are small: a second thread wins nothing, and where the processors are busy, as they are beside training
-jobs, waiting for it costs a hundred times the work (docs/optimizers.md has the figures). One thread also adds up in one
-order, so that results do not depend on how many processors there are.
+The matrices here are small: a second thread wins nothing, and where the processors are busy, as they are beside
+training jobs, waiting for it costs a hundred times the work (docs/optimizers.md has the figures). One thread also adds
+up in one order, so that results do not depend on how many processors there are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _libraries() -> list[tuple[Callable[[], int], Callable[[int], None]]]:
     import numpy.linalg._umath_linalg as of_numpy
     import scipy.linalg._fblas as of_scipy
 
-    found = []
+    found: list[tuple[Callable[[], int], Callable[[int], None]]] = []
     for module in (of_numpy, of_scipy):
         # A symbol is looked up in the module and in all that it was linked with.
         library = ctypes.CDLL(module.__file__)
