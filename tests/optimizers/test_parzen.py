@@ -92,6 +92,19 @@ def test_the_density_is_the_sum_of_products_that_it_is_said_to_be() -> None:
         assert np.exp(log) == pytest.approx(direct)
 
 
+@pytest.mark.parametrize("values", [2_000, 10**6, 2**50])
+def test_very_many_values_are_like_a_continuum(values: int) -> None:
+    stepped, continuous = SearchSpace.of({"x": Range(1, values)}), SearchSpace.of({"x": Uniform(0.0, 1.0)})
+    at = np.linspace(0.0, 1.0, 50)[:, None]
+    exists = np.ones(at.shape, dtype=np.bool_)
+    own = np.array([[0.2], [0.25], [0.9]])
+    logs = [
+        Parzen(Axes(space), own, own > 0, weights=np.ones(3), prior_weight=1.0).log_density(at, exists)
+        for space in (stepped, continuous)
+    ]
+    assert logs[0] + np.log(values) == pytest.approx(logs[1], abs=0.02)
+
+
 def test_points_close_together_make_narrow_kernels_and_few_points_wide_ones() -> None:
     space = SearchSpace.of({"x": Uniform(0.0, 1.0)})
     axes = Axes(space)

@@ -14,8 +14,10 @@ from metta.sweep.optimizers.encoding import Booleans, Floats, Integers
 _TINY = 1e-12
 #: Points of the uniform distribution that the spread of the others is averaged with.
 _SHRINKAGE = 3.0
-#: Narrower than this no kernel becomes (Watanabe 2023, section 3.3.4), as a share of the axis.
+#: Narrower than this no kernel becomes (Watanabe 2023), as a share of the axis.
 _LEAST_WIDTH = 0.03
+#: Over less than this many deviations a density is flat, and the difference of its masses below lost in rounding.
+_FLAT = 1e-4
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -100,7 +102,9 @@ class Parzen:
     def _stepped(self, axis: int, column: Floats, exists: Booleans) -> Floats:
         lower, upper = self._axes.cells(axis, self._axes.numbers(axis, column))
         centres, width = self._points[:, axis], self._widths[axis]
-        mass = ndtr((upper[:, None] - centres) / width) - ndtr((lower[:, None] - centres) / width)
+        above, below = (upper[:, None] - centres) / width, (lower[:, None] - centres) / width
+        flat = (above - below) * np.exp(-0.5 * (0.5 * (above + below)) ** 2 - _HALF_LOG_TWO_PI)
+        mass = np.where(above - below < _FLAT, flat, ndtr(above) - ndtr(below))
         logs = np.log(np.maximum(mass / (self._high[:, axis] - self._low[:, axis]), 1e-300))
         own = self._active[:, axis]
         logs = np.where(own, logs, np.log(upper - lower)[:, None])
