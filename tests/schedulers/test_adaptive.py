@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -173,6 +173,7 @@ class TestOptions:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), length=st.integers(1, 150), capacity=st.none() | st.integers(0, 6))
+@example(seed=2402, length=125, capacity=None)
 def test_it_wishes_for_what_fifo_does_and_depends_on_the_state_alone(
     seed: int, length: int, capacity: int | None
 ) -> None:

@@ -137,8 +137,7 @@ class AdaptiveScheduler:
             return None
         return (
             f"converged: none of the last {plateau.stagnation} of {plateau.count} evaluations was better by more than "
-            f"{plateau.least_improvement:.3g}; the chance that one in {self._patience} still would be is put below "
-            f"{self._false_stop_rate:g}"
+            f"{plateau.least_improvement:.3g} (patience {self._patience}, false_stop_rate {self._false_stop_rate:g})"
         )
 
 
@@ -187,7 +186,8 @@ def _oriented(score: float, direction: Direction) -> float:
 
 
 def _exploration_at(progress: float) -> float:
-    return _FIRST_EXPLORATION + (_LAST_EXPLORATION - _FIRST_EXPLORATION) * progress
+    # Weighted, so that rounding leads beyond neither end.
+    return _FIRST_EXPLORATION * (1 - progress) + _LAST_EXPLORATION * progress
 
 
 def _is_number(value: Any) -> bool:
