@@ -89,7 +89,11 @@ class ColumnsCache:
         ended = np.array([run.status.ended for run in counting], dtype=np.bool_)
         for table, rows in ((self._ended, fits & ended), (self._pending, fits & ~ended)):
             chosen = [counting[row] for row in np.flatnonzero(rows)]
-            figures = np.array([_figures(run, maximize, partial_results) for run in chosen]).reshape(len(chosen), 4)
+            figures = np.empty((len(chosen), 4))
+            figures[:, 0] = [_score(run, maximize, partial_results) for run in chosen]
+            figures[:, 1] = [run.cost for run in chosen]
+            figures[:, 2] = [run.status is JobStatus.FAILED for run in chosen]
+            figures[:, 3] = [run.index for run in chosen]
             table.append([run.run_id for run in chosen], units[rows], active[rows], figures)
 
     def _columns(self) -> Columns:
@@ -109,14 +113,12 @@ class ColumnsCache:
         )
 
 
-def _figures(run: RunInfo, maximize: bool, partial_results: bool) -> tuple[float, float, float, float]:
-    """Score, cost, failed, index."""
-    failed = run.status is JobStatus.FAILED
+def _score(run: RunInfo, maximize: bool, partial_results: bool) -> float:
+    """Lower is better; NaN for none."""
     score = run.score
-    if failed:
+    if run.status is JobStatus.FAILED:
         score = run.partial_score if partial_results else None
-    oriented = math.nan if score is None else -score if maximize else score
-    return oriented, run.cost, float(failed), float(run.index)
+    return math.nan if score is None else -score if maximize else score
 
 
 class _Table:

@@ -106,6 +106,7 @@ class Search:
 
     def _exchanged(self, point: Points) -> Points:
         """The best point reached from this one by exchanging one value of a choice or a step at a time."""
+        start = point
         for _ in range(_CHANGES):
             beside = self._valued(neighbours(self._map, point.units[0], point.active[0]))
             if not len(beside.values):
@@ -113,8 +114,8 @@ class Search:
             best = beside.ranked().take(np.arange(1))
             if best.values[0] <= point.values[0] + 1e-9:
                 break
-            point = (self._climbed(best, _ITERATIONS // 2) + best).ranked().take(np.arange(1))
-        return point
+            point = best
+        return point if point is start else self._climbed(point, _ITERATIONS // 2) + point
 
 
 def around(feature_map: FeatureMap, centres: Floats, count: int, generator: np.random.Generator) -> Floats:

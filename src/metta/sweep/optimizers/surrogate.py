@@ -76,12 +76,17 @@ class Posterior:
 
     def _scaled(self, features: Floats) -> Floats:
         """Warped features in units of their lengthscales."""
-        if not len(self._warped):
-            return features * self._roots
-        features = features.copy()
-        features[:, self._warped] = kumaraswamy(features[:, self._warped], self._exponents).values
-        features *= self._roots
-        return features
+        return self._scaled_with_slopes(features)[0]
+
+    def _scaled_with_slopes(self, features: Floats) -> tuple[Floats, Floats]:
+        """As `_scaled`, and the derivatives by the features."""
+        points = features * self._roots
+        slopes = np.repeat(self._roots[None], len(points), axis=0)
+        if len(self._warped):
+            warped = kumaraswamy(features[:, self._warped], self._exponents)
+            points[:, self._warped] = warped.values * self._roots[self._warped]
+            slopes[:, self._warped] *= warped.slopes
+        return points, slopes
 
     def _covariance(self, left: Floats, right: Floats) -> Floats:
         covariance = matern(squared_distances(left, right))[0]
@@ -112,10 +117,7 @@ class Posterior:
 
     def predict_with_slopes(self, features: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """As `predict`, and the derivatives of mean and deviation by the features, (q, f) each."""
-        points = self._scaled(features)
-        roots = np.repeat(self._roots[None], len(points), axis=0)
-        if len(self._warped):
-            roots[:, self._warped] *= kumaraswamy(features[:, self._warped], self._exponents).slopes
+        points, roots = self._scaled_with_slopes(features)
         cross, slope = matern(squared_distances(self._points, points))
         cross *= self._scale
         # dk / dx = 2 dk/d(r^2) (x - x_i) / lengthscale^2
