@@ -95,7 +95,7 @@ def test_steps_grow_with_the_exploration_that_is_asked_for() -> None:
         children = configs(EvolutionOptimizer(5, 5).suggest(History.of(state, exploration), 50))
         places = [child["x"] for child in children]
         spreads.append(max(places) - min(places))
-    assert spreads[0] < 1e-9
+    assert spreads[0] < 0.15
     assert spreads == sorted(spreads)
 
 

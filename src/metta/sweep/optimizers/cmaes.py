@@ -15,7 +15,7 @@ from metta.sweep.protocols import History, Suggestion
 
 #: Stepped parameters of more values have steps so small that they count as continuous.
 _MOST_STEPS = 512
-#: A draw beyond the bounds is drawn again so often before it is cut off there.
+#: A draw beyond the bounds is drawn again so often before it is cut off there, and one that was made before.
 _REDRAWS = 20
 #: A generation that differs by less along every ordered axis, as a share of its range, has converged: no training
 #: answers to less.
@@ -61,7 +61,7 @@ class CMAESOptimizer:
         search = self._search
         search.learn(columns)
         reason = f"CMA-ES, generation {search.generation}, draw"
-        return suggest_distinct(history, n, lambda _, generator: search.draw(generator), reason)
+        return suggest_distinct(history, n, lambda _, generator: search.draw(generator), reason, redraws=_REDRAWS)
 
 
 class _Search:

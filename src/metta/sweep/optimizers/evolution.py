@@ -12,6 +12,11 @@ from metta.sweep.optimizers.encoding import Floats
 from metta.sweep.optimizers.sampling import suggest_distinct
 from metta.sweep.protocols import History, Suggestion
 
+#: Share of the step that is left where nothing is to be explored.
+_LEAST_STEP = 0.1
+#: A child that was born before is born again as another, so often.
+_REDRAWS = 20
+
 
 class EvolutionOptimizer:
     """Aging evolution (Real et al. 2019, algorithm 1).
@@ -28,7 +33,7 @@ class EvolutionOptimizer:
         population: Runs that are remembered.
         sample: How many of them compete.
         step: Standard deviation of a mutation, as a share of a parameter's range; with the sweep's `exploration` it
-            grows and shrinks, up to twice and down to nothing.
+            grows and shrinks, up to twice and down to a tenth of that.
     """
 
     def __init__(self, population: int = 20, sample: int = 5, step: float = 0.15) -> None:
@@ -54,13 +59,13 @@ class EvolutionOptimizer:
         axes = Axes(history.config.search_space)
         if len(columns.scores) < self._population:
             return suggest_distinct(history, n, lambda _, generator: generator.random(len(axes)), "random founder")
-        step = 2 * history.exploration * self._step
+        step = max(2 * history.exploration, _LEAST_STEP) * self._step
 
         def draw(_: int, generator: np.random.Generator) -> Floats:
             parent = self._parent(columns, generator)
             return _mutated(axes, columns.units[parent], columns.active[parent], step, generator)
 
-        return suggest_distinct(history, n, draw, "mutation of a good configuration, child")
+        return suggest_distinct(history, n, draw, "mutation of a good configuration, child", redraws=_REDRAWS)
 
     def _parent(self, columns: Columns, generator: np.random.Generator) -> int:
         """Row of the winner of a tournament; who failed loses to all who have a score."""

@@ -20,22 +20,32 @@ def rng(seed: int, index: int) -> np.random.Generator:
 
 
 def suggest_distinct(
-    history: History, n: int, draw: Callable[[int, np.random.Generator], Sequence[float] | Floats], reason: str
+    history: History,
+    n: int,
+    draw: Callable[[int, np.random.Generator], Sequence[float] | Floats],
+    reason: str,
+    *,
+    redraws: int = 0,
 ) -> list[Suggestion]:
-    """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each.
+    """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each, all different.
 
-    In a finite space a configuration that was tried before is replaced by a random one that was not; when none is left
-    the list ends.
+    In a finite space nothing is suggested that was tried before. What is not new is drawn again up to `redraws` times,
+    then replaced by a random configuration that is; when none is left the list ends.
     """
     space = history.config.search_space
     chosen: set[bytes] = set()
     suggestions: list[Suggestion] = []
     for index in range(history.count, history.count + n):
         generator = rng(history.config.seed, index)
-        config = untried(history, chosen, space.decode([float(unit) for unit in draw(index, generator)]), generator)
-        if config is None:
+        for _ in range(redraws + 1):
+            config = space.decode([float(unit) for unit in draw(index, generator)])
+            key = space.key(config)
+            if key not in chosen and key not in history.tried:
+                break
+        new = untried(history, chosen, config, generator)
+        if new is None:
             break
-        suggestions.append(Suggestion(config=config, reasons=(f"{reason} {index}",)))
+        suggestions.append(Suggestion(config=new, reasons=(f"{reason} {index}",)))
     return suggestions
 
 

@@ -36,7 +36,7 @@ _Keep: TypeAlias = Callable[[NewOptimizer, SearchSpace], None]
 _TYPICAL = ("continuous", "conditional", "finite")
 _INFINITE = ("continuous", "conditional")
 #: Beyond any finite space here.
-_HUGE = 10_000
+_HUGE = 1_000
 #: Runs that a large cluster has on their way.
 _LARGE_BATCH = 64
 #: Scores as a log may hold them, finite all, with sums, squares and differences that are not.
