@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -88,6 +89,8 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
+    #: What the figures were computed from, for the file alone.
+    details: Any = None
 
     def add(self, name: str, value: float, unit: str, **rest: Any) -> None:
         """Take down a figure; see `Figure` for the rest."""
@@ -118,7 +121,10 @@ class Report:
             console.print(f"{len(missed)} goals missed: {'; '.join(missed)}", style="bold red")
         if file is not None:
             rows = [{**asdict(figure), "met": figure.met, "ratio": figure.ratio} for figure in self.figures]
-            file.write_text(json.dumps({"title": self.title, "machine": machine, "figures": rows}, indent=2) + "\n")
+            document = {"title": self.title, "machine": machine, "figures": rows}
+            if self.details is not None:
+                document["details"] = msgspec.to_builtins(self.details)
+            file.write_text(json.dumps(document, indent=2) + "\n")
 
     def _machine(self, folder: Path) -> dict[str, Any]:
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +24,7 @@ from metta.sweep.config import (
     parse_strategy,
 )
 from metta.sweep.config_changes import differences
+from metta.sweep.config_defaults.smart import SmartDefaults
 from metta.sweep.errors import ConfigError
 from metta.sweep.model.run import FailureKind, Resources, RetryPolicy
 from metta.sweep.model.space import Choice, Constant, LogNormal, LogUniform, Normal, Range, Uniform
@@ -352,6 +352,11 @@ class TestStrategy:
     def test_or_a_scheduler(self, name: str) -> None:
         assert parse_strategy(name) == Strategy(scheduler=name)
 
+    def test_what_follows_a_colon_is_the_first_option(self) -> None:
+        strategy = Strategy(optimizer="optuna", optimizer_options={"sampler": "TPESampler"})
+        assert parse_strategy("optuna:TPESampler") == strategy
+        assert config_of(strategy="optuna:TPESampler").strategy == strategy
+
     def test_the_long_form_has_options(self) -> None:
         config = config_of(strategy={"optimizer": "grid", "optimizer_options": {"levels": 3}})
         assert config.strategy == Strategy(optimizer="grid", optimizer_options={"levels": 3})
@@ -361,9 +366,14 @@ class TestStrategy:
         [
             (
                 "randon",
-                "strategy: there is no strategy 'randon'; did you mean 'random'? known: fifo, grid,",
+                "strategy: there is no strategy 'randon'; did you mean 'random'? known: adaptive, ",
             ),
             ("", "strategy: there is no strategy ''; known:"),
+            ("optna:TPESampler", "strategy: there is no strategy 'optna:TPESampler'; did you mean 'optuna'?"),
+            ("fifo:3", "strategy: there is no strategy 'fifo:3'; "),
+            ("random:3", "strategy: random has no options; leave the colon out"),
+            ("grid:3", "strategy: grid needs levels to be an integer of at least 1, got '3'"),
+            ("optuna:TPE", "strategy: Optuna has no sampler 'TPE'; did you mean 'TPESampler'? known: "),
             ({"optimizer": "grd"}, "strategy: there is no optimizer 'grd'; did you mean 'grid'?"),
             ({"scheduler": "lifo"}, "strategy: there is no scheduler 'lifo'; did you mean 'fifo'?"),
             ({"optimizer": "grid", "optimizer_options": {"level": 3}}, "strategy: grid does not take these options"),
@@ -415,7 +425,7 @@ class TestCommand:
 class TestConfig:
     def test_defaults_become_the_values_that_will_be_used(self) -> None:
         config = config_of()
-        assert config.max_parallel == len(os.sched_getaffinity(0))
+        assert config.max_parallel == SmartDefaults(Resources()).detect_optimal_parallelism()
         assert 0 <= config.seed < 2**32
         assert (config.max_trials, config.budget_hours, config.grace_s) == (None, None, 10.0)
         assert (config.directory, config.working_directory) == ("/files", "/code")

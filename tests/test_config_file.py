@@ -332,7 +332,6 @@ class TestSchema:
             ("  regex:", "  regexp:"),
             ("max_trials: 10", "max_trials: 0"),
             ("max_trials: 10", "max_trials: ten"),
-            ("metric: accuracy\n", ""),
             ("name: demo", "direction: max"),
             ("name: demo", "strategy: {optimzer: grid}"),
             ("log_uniform", "log_unifrm"),

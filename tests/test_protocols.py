@@ -28,7 +28,7 @@ def history(*, partial_results: bool) -> History:
         *run_events(3)[:4],
     ]
     state = fold(EMPTY, [replace(event, seq=seq) for seq, event in enumerate(events, start=1)])
-    return History(config=state.sweep.config, runs=state.runs, tried=state.tried)
+    return History.of(state)
 
 
 def test_completed_runs_are_observations() -> None:

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from metta.sweep.model.space import Choice, Constant, Range, SearchSpace, Uniform
+from metta.sweep.optimizers.cmaes import CMAESOptimizer
+from metta.sweep.optimizers.evolution import EvolutionOptimizer
+from metta.sweep.optimizers.optuna import OptunaOptimizer
 from metta.sweep.optimizers.random import RandomOptimizer
 from metta.sweep.optimizers.sampling import rng
 from metta.sweep.optimizers.sobol import SobolOptimizer
+from metta.sweep.optimizers.tpe import TPEOptimizer
 from metta.sweep.testing.optimizers import SPACES, configs, history_of, started, suggest, with_runs
+from metta.sweep.testing.searches import searched
 from metta.sweep.testing.sweeps import sweep_config
 
 SAMPLERS = [RandomOptimizer, SobolOptimizer]
@@ -105,7 +111,7 @@ def test_the_last_point_of_a_large_space_is_found_at_once(new_sampler: type) -> 
     keys = {space.key(space.lattice.at(index)): f"run {index}" for index in range(space.cardinality)}
     del keys[space.key(missing)]
     history = history_of(started(sweep_config(search_space=space)))
-    history = type(history)(config=history.config, runs=history.runs, tried=keys)
+    history = replace(history, tried=keys)
     before = time.process_time()
     assert configs(new_sampler().suggest(history, 3)) == [missing]
     assert time.process_time() - before < 5
@@ -116,6 +122,18 @@ def test_a_continuous_space_never_ends(new_sampler: type) -> None:
     space = SearchSpace.of({"x": Uniform(0.0, 1.0), "kind": Choice(["a", "b"])})
     found = configs(suggest(new_sampler(), sweep_config(search_space=space), [200]))
     assert len({suggested["x"] for suggested in found}) == 200
+
+
+@pytest.mark.parametrize(
+    "new_sampler",
+    [*SAMPLERS, CMAESOptimizer, EvolutionOptimizer, OptunaOptimizer, TPEOptimizer],
+    ids=lambda each: each.__name__,
+)
+def test_branches_that_are_single_points_are_suggested_once_in_one_call(new_sampler: type) -> None:
+    space = SearchSpace.of({"kind": Choice(["a", "b", "c", "d"]), "x": Uniform(0.0, 1.0, when={"kind": "a"})})
+    state = searched(space, "c" * 21)
+    found = configs(new_sampler().suggest(history_of(state), 30))
+    assert len({space.key(suggested) for suggested in found}) == 30
 
 
 def test_each_suggestion_has_a_generator_of_its_own() -> None:

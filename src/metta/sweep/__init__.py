@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metta.sweep.api import Sweep, SweepResult, sweep
+    from metta.sweep.config_defaults.smart import SmartDefaults
     from metta.sweep.errors import SweepError
     from metta.sweep.model.parameters import (
         Choice,
@@ -46,6 +47,7 @@ __all__ = [
     "LogUniform",
     "Normal",
     "Range",
+    "SmartDefaults",
     "Sweep",
     "SweepError",
     "SweepResult",
@@ -60,6 +62,7 @@ __all__ = [
 
 _HOMES = {
     "metta.sweep.api": ("Sweep", "SweepResult", "sweep"),
+    "metta.sweep.config_defaults.smart": ("SmartDefaults",),
     "metta.sweep.errors": ("SweepError",),
     "metta.sweep.model.parameters": ("Choice", "Constant", "LogNormal", "LogUniform", "Normal", "Range", "Uniform"),
     "metta.sweep.session": (

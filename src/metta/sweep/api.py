@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from metta.sweep.agent.targets import SweepRunReached, is_importing
 from metta.sweep.config import Settings, parse_settings, parse_space
@@ -67,11 +68,19 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
 class Sweep:
     """A function and how to sweep it. Calling it calls the function."""
 
-    def __init__(self, function: Callable[..., Any], settings: Settings, evaluate: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        settings: Settings,
+        evaluate: Callable[..., Any] | None,
+        *,
+        metric_is_inferred: bool = False,
+    ) -> None:
         update_wrapper(self, function)
         self.function = function
         self.settings = settings
         self.evaluate = evaluate
+        self.metric_is_inferred = metric_is_inferred
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function as if it were not decorated."""
@@ -151,6 +160,7 @@ class Sweep:
             evaluate=self.evaluate,
             default_name=_default_name(self.function),
             working_directory=Path.cwd(),
+            metric_is_inferred=self.metric_is_inferred,
         )
 
 
@@ -165,8 +175,8 @@ def _default_name(function: Callable[..., Any]) -> str:
 def sweep(
     *,
     search_space: Mapping[str, Any],
-    metric: str,
-    direction: str = "maximize",
+    metric: str | None = None,
+    direction: str | None = None,
     evaluate: Callable[..., Any] | None = None,
     **settings: Any,
 ) -> Callable[[Callable[..., Any]], Sweep]:
@@ -174,10 +184,11 @@ def sweep(
 
     Args:
         search_space: Parameters by name; nested mappings become dot paths, plain values constants.
-        metric: Name of the metric that counts; its last value is a run's score.
-        direction: "maximize" or "minimize".
+        metric: Name of the metric that counts; its last value is a run's score. Without it that is the only one that
+            the function, or `evaluate`, is seen to return or report.
+        direction: "maximize" (the default) or "minimize"; without a metric, what its name says.
         evaluate: A function that scores a trained run in a job of its own; called with the same configuration.
-        **settings: `name`, `strategy` (default "random"), `seed`, `max_parallel` (default: processors / cpus of a job),
+        **settings: `name`, `strategy` (default "random"), `seed`, `max_parallel` (default: as many as fit here),
             `max_parallel_eval`, `max_trials`, `budget_hours`, `max_hours`, `resources`, `job_timeout_s`, `grace_s`,
             `isolation`; see `SweepConfig`.
 
@@ -187,10 +198,19 @@ def sweep(
     if isinstance(settings.get("resources"), msgspec.Struct):
         settings["resources"] = msgspec.to_builtins(settings["resources"])
     space = dict(search_space) if isinstance(search_space, Mapping) else search_space
-    checked = parse_settings({"search_space": space, "metric": metric, "direction": direction, **settings})
+    if direction is not None:
+        settings["direction"] = direction
+    checked = parse_settings({"search_space": space, "metric": "?" if metric is None else metric, **settings})
     parse_space(checked.search_space)
 
     def decorate(function: Callable[..., Any]) -> Sweep:
-        return Sweep(function, checked, evaluate)
+        if metric is not None:
+            return Sweep(function, checked, evaluate)
+        from metta.sweep.config_defaults.inference import infer_from_function
+
+        said = None if direction is None else checked.direction
+        found = infer_from_function(function if evaluate is None else evaluate, said)
+        inferred = replace(checked, metric=found.metric, direction=found.direction)
+        return Sweep(function, inferred, evaluate, metric_is_inferred=True)
 
     return decorate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shlex
@@ -246,15 +245,19 @@ def _parse_parameter(path: tuple[str, ...], kinds: set[str], value: Mapping[str,
 
 
 def parse_strategy(strategy: str | Strategy) -> Strategy:
-    """A strategy from its short form: the name of an optimizer or of a scheduler."""
+    """A strategy from its short form: the name of an optimizer or of a scheduler, or `NAME:WORD`.
+
+    The word is an optimizer's first option: `optuna:TPESampler` is the optimizer optuna with the sampler TPESampler.
+    """
     if isinstance(strategy, Strategy):
         return strategy
-    if strategy in registry.names("schedulers"):
-        return Strategy(scheduler=strategy)
-    if strategy not in registry.names("optimizers"):
+    name, colon, word = strategy.partition(":")
+    if not colon and name in registry.names("schedulers"):
+        return Strategy(scheduler=name)
+    if name not in registry.names("optimizers"):
         known = {*registry.names("optimizers"), *registry.names("schedulers")}
-        raise FieldError(("strategy",), f"there is no strategy {strategy!r}; {did_you_mean(strategy, known)}")
-    return Strategy(optimizer=strategy)
+        raise FieldError(("strategy",), f"there is no strategy {strategy!r}; {did_you_mean(name, known)}")
+    return Strategy(optimizer=name, optimizer_options={registry.first_option(name): word} if colon else {})
 
 
 def parse_command(field: str, command: list[str] | str) -> list[str]:
@@ -299,6 +302,7 @@ def build_config(
         ConfigError: a setting is not valid.
     """
     # Not at the top: whoever decorates a function imports this module, every forked trial included.
+    from metta.sweep.config_defaults.parallelism import detect
     from metta.sweep.dispatchers.build import check_dispatching
 
     _check_name(name)
@@ -312,7 +316,7 @@ def build_config(
         direction=settings.direction,
         strategy=parse_strategy(settings.strategy),
         seed=secrets.randbits(32) if settings.seed is None else settings.seed,
-        max_parallel=settings.max_parallel or max(1, len(os.sched_getaffinity(0)) // settings.resources.cpus),
+        max_parallel=settings.max_parallel or detect(settings.resources).jobs,
         max_parallel_eval=settings.max_parallel_eval,
         max_trials=settings.max_trials,
         budget_hours=settings.budget_hours,

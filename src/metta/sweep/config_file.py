@@ -6,12 +6,14 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import yaml
+from msgspec.structs import replace
 
 from metta.sweep.config import KINDS, FieldError, SweepFile, check_metrics, parse_command, parse_settings, parse_space
+from metta.sweep.config_defaults.inference import infer_from_file
 from metta.sweep.errors import ConfigError
 
 SUFFIXES = {".yaml", ".yml", ".toml"}
@@ -36,7 +38,20 @@ for _tag, _pattern in _SCALARS.items():
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789tTfF"))
 
 
+class Loaded(NamedTuple):
+    """A sweep's file."""
+
+    settings: SweepFile
+    #: Whether the metric was found in the code, because the file names none.
+    metric_is_inferred: bool
+
+
 def load(path: Path) -> SweepFile:
+    """As `load_with_origin`, of which it is the first part."""
+    return load_with_origin(path).settings
+
+
+def load_with_origin(path: Path) -> Loaded:
     """Read a sweep's file.
 
     Raises:
@@ -49,8 +64,9 @@ def load(path: Path) -> SweepFile:
     values, lines = _parse_toml(path, text) if path.suffix == ".toml" else _parse_yaml(path, text)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a sweep is a mapping of keys to values, got {type(values).__name__}")
+    is_inferred = values.get("metric") is None
     try:
-        settings = cast(SweepFile, parse_settings(values, SweepFile))
+        settings = cast(SweepFile, parse_settings({**values, "metric": "?"} if is_inferred else values, SweepFile))
         parse_space(settings.search_space)
         if (settings.command is None) == (settings.function is None):
             raise FieldError(("command",), "give either command or function, and not both")
@@ -59,9 +75,12 @@ def load(path: Path) -> SweepFile:
         if settings.evaluate is not None:
             parse_command("evaluate", settings.evaluate)
         check_metrics(settings.metrics)
+        if is_inferred:
+            said = settings.direction if "direction" in values else None
+            settings = replace(settings, **infer_from_file(settings, path.absolute().parent, said)._asdict())
     except FieldError as error:
         raise ConfigError(f"{_place(path, error.path, lines)}: {error}") from error
-    return settings
+    return Loaded(settings, is_inferred)
 
 
 def _place(path: Path, field: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
@@ -136,6 +155,7 @@ def _parse_toml(path: Path, text: str) -> tuple[Any, dict[tuple[str, ...], int]]
 def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a sweep's file."""
     [reference], definitions = msgspec.json.schema_components([SweepFile], ref_template="#/$defs/{name}")
+    definitions["SweepFile"]["required"].remove("metric")  # it may be found in the code
     definitions["SweepFile"]["properties"]["search_space"] = {"$ref": "#/$defs/SearchSpace"}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

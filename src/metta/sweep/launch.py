@@ -54,6 +54,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True):
     #: The name unless the settings give one.
     default_name: str
     working_directory: Path
+    #: Whether the metric was found in the code, because its author named none.
+    metric_is_inferred: bool = False
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +70,8 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     standby: bool = False
     #: Whether another controller is at work on it, and was told of what has changed.
     is_elsewhere: bool = False
+    #: As of Definition.
+    metric_is_inferred: bool = False
 
 
 def check(definition: Definition) -> None:
@@ -105,12 +109,16 @@ def launch(store: Store, definition: Definition, *, amend: bool = False, standby
     config = _configure(definition, name, files_directory(store.url) / sweep_id)
     earlier = _earlier(existing, config, is_named=settings.name is not None)
     if earlier is not None:
+        if settings.max_parallel is None:
+            # What fits on this machine now is for new sweeps; one under way keeps what it began with.
+            config = replace(config, max_parallel=earlier.config.max_parallel)
         return _resumed(store, earlier, config, amend=amend, standby=standby)
     if amend:
         raise ConfigError(f"--amend: there is no unfinished sweep of {name!r} to amend; leave it out to start one")
     if settings.name is None and name in existing:
         config = replace(config, name=_next_name(name, existing))
-    return Launched(sweep=_create(store, sweep_id, config, definition), resumed=False)
+    created = _create(store, sweep_id, config, definition)
+    return Launched(sweep=created, resumed=False, metric_is_inferred=definition.metric_is_inferred)
 
 
 def _earlier(existing: Mapping[str, SweepMetadata], config: SweepConfig, *, is_named: bool) -> SweepMetadata | None:

@@ -8,11 +8,13 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from metta.sweep.model.acquisition import Acquisition
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobDefinition, JobStatus, JobType, Observation, Outcome, RunInfo
 from metta.sweep.model.space import Config
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata
+from metta.sweep.model.trail import Trail
 
 
 class Clock(Protocol):
@@ -173,6 +175,21 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     runs: Mapping[str, RunInfo]
     #: Keys of the configurations tried (`SearchSpace.key`); filled in finite spaces only.
     tried: Mapping[bytes, str]
+    #: What has changed among the runs, so that a cache can keep up without looking at all of them.
+    trail: Trail | None
+    #: How much of the effort should go where little is known: 0 where the best is expected, 1 where nothing is known.
+    exploration: float = 0.5
+
+    @classmethod
+    def of(cls, state: SweepState, exploration: float = 0.5) -> History:
+        """What an optimizer gets to see of a sweep."""
+        return cls(
+            config=state.sweep.config,
+            runs=state.runs,
+            tried=state.tried,
+            trail=state.trail,
+            exploration=exploration,
+        )
 
     @property
     def count(self) -> int:
@@ -210,6 +227,8 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
 
     config: Config
     reasons: tuple[str, ...] = ()
+    #: Of optimizers with a model: what it said.
+    acquisition: Acquisition | None = None
 
 
 class Optimizer(Protocol):
@@ -235,6 +254,14 @@ class CreateRuns(msgspec.Struct, frozen=True, kw_only=True):
 
     count: int
     reasons: tuple[str, ...] = ()
+    #: As of `History`, for the optimizer that chooses them.
+    exploration: float = 0.5
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """Wish that no new configurations be tried: the search has reached its end."""
+
+    reason: str
 
 
 class StartJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,7 +272,7 @@ class StartJob(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
 
 
-Wish: TypeAlias = CreateRuns | StartJob
+Wish: TypeAlias = CreateRuns | StartJob | Finish
 
 
 class Scheduler(Protocol):

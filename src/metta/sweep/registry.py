@@ -67,6 +67,17 @@ def optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
     return cast(Optimizer, _build("optimizers", "strategy", name, options))
 
 
+def first_option(name: str) -> str:
+    """The option that an optimizer takes first; raises ConfigError when there is no such optimizer, or it has none."""
+    from inspect import Parameter, signature  # as above
+
+    parameters = signature(_load("optimizers", "strategy", name)).parameters.values()
+    named = [each.name for each in parameters if each.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}]
+    if not named:
+        raise ConfigError(f"strategy: {name} has no options; leave the colon out, and what follows it")
+    return named[0]
+
+
 def scheduler(name: str, options: Mapping[str, Any]) -> Scheduler:
     """The scheduler of that name; raises ConfigError when there is none or it refuses the options."""
     return cast(Scheduler, _build("schedulers", "strategy", name, options))
@@ -101,7 +112,7 @@ def dispatcher(
 
 
 def _load_dispatcher(field: str, name: str, options: Mapping[str, Any]) -> Any:
-    from inspect import signature  # as above: wanted only where there are dispatchers
+    from inspect import signature  # as above
 
     part = _load("dispatchers", field, name)
     try:

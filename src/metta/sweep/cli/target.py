@@ -13,7 +13,7 @@ from typing import Any
 from metta.sweep.agent.targets import import_file, import_target_module
 from metta.sweep.api import Sweep
 from metta.sweep.config import Settings, SweepFile, parse_command, parse_settings
-from metta.sweep.config_file import SUFFIXES, load
+from metta.sweep.config_file import SUFFIXES, load_with_origin
 from metta.sweep.errors import SweepError, TargetError, did_you_mean
 from metta.sweep.launch import Definition
 from metta.sweep.model.sweep import CommandTarget
@@ -33,7 +33,7 @@ def load_definition(target: str, overrides: dict[str, Any]) -> Definition:
 
 
 def _from_file(path: Path, overrides: dict[str, Any]) -> Definition:
-    file = load(path)
+    file, metric_is_inferred = load_with_origin(path)
     folder = path.absolute().parent
     settings = _with_overrides(file, overrides)
     if file.command is not None:
@@ -47,7 +47,12 @@ def _from_file(path: Path, overrides: dict[str, Any]) -> Definition:
     elif file.evaluate is not None:
         evaluate = CommandTarget(argv=parse_command("evaluate", file.evaluate), metrics=file.metrics)
     return Definition(
-        settings=settings, target=target, evaluate=evaluate, default_name=path.stem, working_directory=folder
+        settings=settings,
+        target=target,
+        evaluate=evaluate,
+        default_name=path.stem,
+        working_directory=folder,
+        metric_is_inferred=metric_is_inferred,
     )
 
 

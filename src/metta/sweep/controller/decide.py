@@ -18,7 +18,7 @@ from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobDefinition, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.state import SweepState, fold
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
-from metta.sweep.protocols import CreateRuns, Guard, History, Optimizer, Scheduler, StartJob, Suggestion
+from metta.sweep.protocols import CreateRuns, Finish, Guard, History, Optimizer, Scheduler, StartJob, Suggestion
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,6 +224,8 @@ def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
     for wish in policy.scheduler.schedule(plan.state, capacity):
         if isinstance(wish, StartJob):
             _grant(plan, plan.state.runs[wish.run_id], wish.type, wish.reasons)
+        elif isinstance(wish, Finish):
+            end = end or wish.reason
         elif refusal is None and not _is_suspicious(plan.state.sweep):
             suggestions = _suggest(plan, policy.optimizer, wish)
             if len(suggestions) < wish.count:
@@ -235,11 +237,16 @@ def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
 
 def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> list[Suggestion]:
     state = plan.state
-    history = History(config=state.sweep.config, runs=state.runs, tried=state.tried)
+    history = History.of(state, wish.exploration)
     suggestions = optimizer.suggest(history, wish.count)
     for index, suggestion in enumerate(suggestions, start=history.count):
         run_id = ids.run_id(state.sweep.sweep_id, index)
-        body = ev.RunCreated(index=index, config=suggestion.config, reasons=(*suggestion.reasons, *wish.reasons))
+        body = ev.RunCreated(
+            index=index,
+            config=suggestion.config,
+            reasons=(*suggestion.reasons, *wish.reasons),
+            acquisition=suggestion.acquisition,
+        )
         plan.add(body, run_id=run_id)
         _grant(plan, plan.state.runs[run_id], JobType.TRAIN, wish.reasons)
     return suggestions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metta.sweep.analysis.progress import estimate_end
 from metta.sweep.display.views import (
     config_text,
     console,
@@ -30,9 +30,14 @@ from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Store
+from metta.sweep.schedulers.completion import Completion, predict
+from metta.sweep.schedulers.workload import workload_of
 
 #: Ended runs, and running ones, shown at a time.
 _SHOWN = 8
+#: The end is estimated that often at most, which takes some hundredths of a second, and lies within the interval shown
+#: with that probability.
+_ESTIMATED_EVERY_S, _LEVEL = 2.0, 0.8
 
 
 def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepState:
@@ -74,6 +79,8 @@ class Display:
         self._screen = screen
         self._state: SweepState = EMPTY
         self._recent: deque[RunInfo] = deque(maxlen=_SHOWN)
+        self._end: Completion | None = None
+        self._estimated_at = -math.inf
 
     def observe(self, state: SweepState, events: Sequence[Event]) -> None:
         """Take in what happened."""
@@ -107,21 +114,34 @@ class Display:
         table.add_column("config", no_wrap=True, overflow="ellipsis", ratio=1)
         for run in [*list(self._recent)[-_SHOWN:], *running[:_SHOWN]]:
             table.add_row(*_run_cells(run, sweep))
-        return Group(_head(sweep), table)
+        now = time.time()
+        return Group(_head(sweep, self._estimate(now), now), table)
+
+    def _estimate(self, now: float) -> Completion | None:
+        if abs(now - self._estimated_at) >= _ESTIMATED_EVERY_S:
+            self._end = predict(workload_of(self._state, now), now, _LEVEL)
+            self._estimated_at = now
+        return self._end
 
 
-def _head(sweep: SweepMetadata) -> RenderableType:
+def _head(sweep: SweepMetadata, end: Completion | None, now: float) -> RenderableType:
     limit = sweep.config.max_trials
-    now = time.time()
     line = Table.grid(padding=(0, 1))
     done = f"{sweep.ended_count}/{limit}" if limit else str(sweep.ended_count)
-    cells: list[RenderableType] = [Text(done, style="bold"), f"left {eta_text(estimate_end(sweep, now), now)}"]
+    cells: list[RenderableType] = [Text(done, style="bold"), f"left {_left(end, now)}"]
     if limit:
         cells.insert(0, ProgressBar(total=limit, completed=sweep.ended_count, width=24))
     if sweep.best_score is not None:
         cells.append(Text(f"best {number(sweep.best_score)} ({sweep.best_run_id})", style="bold green"))
     line.add_row(*cells)
     return Group(line, counts_text(sweep))
+
+
+def _left(end: Completion | None, now: float) -> str:
+    if end is None:
+        return eta_text(None, now)
+    low, high = eta_text(end.low, now), eta_text(end.high, now)
+    return low if low == high else f"{low} to {high}"
 
 
 def _run_cells(run: RunInfo, sweep: SweepMetadata) -> tuple[RenderableType, ...]:
@@ -155,7 +175,8 @@ def _greeting(launched: Launched) -> str:
     config = sweep.config
     endless = not (config.max_trials or config.budget_hours or config.max_hours)
     note = "; it has no limit but its search space: stop it with Ctrl-C" if endless else ""
-    return f"started {what}: {config.strategy.optimizer}, {config.direction} {config.metric}{note}"
+    found = " (found in the code)" if launched.metric_is_inferred else ""
+    return f"started {what}: {config.strategy.optimizer}, {config.direction} {config.metric}{found}{note}"
 
 
 def _farewell(sweep: SweepMetadata, requests: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from metta.sweep.model.acquisition import Acquisition
 from metta.sweep.model.ids import new_event_id
 from metta.sweep.model.run import FailureKind, JobType, Outcome
 from metta.sweep.model.space import Config
@@ -93,6 +94,8 @@ class RunCreated(_Body, frozen=True, kw_only=True, tag="run_created"):
     config: Config
     #: How the optimizer came to it, and why a run was wanted now.
     reasons: tuple[str, ...] = ()
+    #: Of optimizers with a model: what it said.
+    acquisition: Acquisition | None = None
 
 
 class JobGranted(_Body, frozen=True, kw_only=True, tag="job_granted"):

@@ -20,6 +20,7 @@ from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.run_transitions import AFTER_THE_END, RUN_TRANSITIONS, created, with_score
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.model.sweep_transitions import SWEEP_TRANSITIONS, learned, refused
+from metta.sweep.model.trail import Trail
 
 
 class SweepState(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,8 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     #: In finite spaces, the keys of all configurations tried (`SearchSpace.key`), so that none is tried twice, each
     #: with the first run that did; runs that were rolled back do not count.
     tried: immutables.Map[bytes, str] = immutables.Map()
+    #: Runs in the order in which they were created, ended, or came to count for something else than before.
+    trail: Trail | None = None
 
     @property
     def sweep(self) -> SweepMetadata:
@@ -72,6 +75,7 @@ class _Draft:
         self._tried = state.tried.mutate()
         self._counts = dict(state.metadata.counts) if state.metadata else {}
         self._seq = state.seq
+        self._trail = state.trail
 
     def finish(self) -> SweepState:
         metadata = self._metadata
@@ -82,6 +86,7 @@ class _Draft:
             runs=self._runs.finish(),
             unfinished=self._unfinished.finish(),
             tried=self._tried.finish(),
+            trail=self._trail,
         )
 
     def apply(self, event: Event) -> None:
@@ -120,6 +125,8 @@ class _Draft:
             self._note_tried_if_fitting(run)
         if before is None or run.status is not before.status:
             self._count(before, run)
+        if before is None or _teaches_otherwise(before, run):
+            self._trail = Trail(run_id, self._trail)
         if before is not None and run.cost != before.cost:
             self._metadata = replace(self._metadata, cost=self._metadata.cost + run.cost - before.cost)
         if run.status is JobStatus.COMPLETED and run.score is not None and self._metadata.is_better(run.score):
@@ -188,3 +195,14 @@ class _Draft:
             self._unfinished.pop(run.run_id, None)
         else:
             self._unfinished[run.run_id] = None
+
+
+def _teaches_otherwise(before: RunInfo, run: RunInfo) -> bool:
+    """Whether who learns from the sweep's runs has to look at this one again."""
+    return (
+        (run.status is not before.status and (run.status.ended or before.status.ended))
+        or run.score != before.score
+        or run.partial_score != before.partial_score
+        or run.config is not before.config
+        or (run.status.ended and run.cost != before.cost)
+    )

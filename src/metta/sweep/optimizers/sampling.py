@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from metta.sweep.model.space import Config
+from metta.sweep.optimizers.encoding import Floats
 from metta.sweep.protocols import History, Suggestion
 
 #: Redraws before a finite space is searched in order for what is left: 100 misses mean that nearly all of it was tried.
@@ -19,26 +20,47 @@ def rng(seed: int, index: int) -> np.random.Generator:
 
 
 def suggest_distinct(
-    history: History, n: int, draw: Callable[[int, np.random.Generator], Sequence[float]], reason: str
+    history: History,
+    n: int,
+    draw: Callable[[int, np.random.Generator], Sequence[float] | Floats],
+    reason: str,
+    *,
+    redraws: int = 0,
 ) -> list[Suggestion]:
-    """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each.
+    """Up to `n` suggestions from `draw(index, generator)`, a point of the unit cube each, all different.
 
-    In a finite space a configuration that was tried before is replaced by a random one that was not; when none is left
-    the list ends.
+    In a finite space nothing is suggested that was tried before. What is not new is drawn again up to `redraws` times,
+    then replaced by a random configuration that is; when none is left the list ends.
     """
     space = history.config.search_space
-    tried: set[bytes] = set()
+    chosen: set[bytes] = set()
     suggestions: list[Suggestion] = []
     for index in range(history.count, history.count + n):
         generator = rng(history.config.seed, index)
-        config = space.decode(draw(index, generator))
-        if space.cardinality is not None:
-            if len(history.tried) + len(tried) >= space.cardinality:
+        for _ in range(redraws + 1):
+            config = space.decode([float(unit) for unit in draw(index, generator)])
+            key = space.key(config)
+            if key not in chosen and key not in history.tried:
                 break
-            config = _first_untried(history, tried, config, generator)
-            tried.add(space.key(config))
-        suggestions.append(Suggestion(config=config, reasons=(f"{reason} {index}",)))
+        new = untried(history, chosen, config, generator)
+        if new is None:
+            break
+        suggestions.append(Suggestion(config=new, reasons=(f"{reason} {index}",)))
     return suggestions
+
+
+def untried(history: History, chosen: set[bytes], config: Config, generator: np.random.Generator) -> Config | None:
+    """A configuration that is not among the `chosen`, and becomes so; in a finite space none that was tried, either.
+
+    That is `config` itself where it is new, else a random one; None when there is none left. An infinite space does not
+    run out, but much of it may be a few single points: where many draws find nothing else, one of them is given again.
+    """
+    space = history.config.search_space
+    if space.cardinality is not None and len(history.tried) + len(chosen) >= space.cardinality:
+        return None
+    config = _first_untried(history, chosen, config, generator)
+    chosen.add(space.key(config))
+    return config
 
 
 def _first_untried(history: History, tried: set[bytes], config: Config, generator: np.random.Generator) -> Config:
@@ -52,6 +74,8 @@ def _first_untried(history: History, tried: set[bytes], config: Config, generato
         if is_new(config):
             return config
         config = space.decode(generator.random(len(space.dimensions)).tolist())
+    if space.cardinality is None:
+        return config
     lattice = space.lattice
     start = int(generator.integers(lattice.size))
     return next(

@@ -11,6 +11,8 @@ tested, and pytest (which has to be installed) runs it all:
 
         def reopen(self, store):
             return MyStore(store.path)
+
+Optimizers may also be held to theirs in one call: `check_optimizer(MyOptimizer)`.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import pytest
 
 # Before the contracts are imported: their asserts then say what was compared, as those in test files do.
 pytest.register_assert_rewrite(
-    "metta.sweep.testing.dispatchers", "metta.sweep.testing.optimizers", "metta.sweep.testing.stores"
+    "metta.sweep.testing.dispatchers", "metta.sweep.testing.promises", "metta.sweep.testing.stores"
 )
 
 from metta.sweep.testing.clock import ManualClock  # noqa: E402
 from metta.sweep.testing.dispatchers import DispatcherContract  # noqa: E402
-from metta.sweep.testing.optimizers import OptimizerContract  # noqa: E402
+from metta.sweep.testing.optimizers import OptimizerContract, check_optimizer  # noqa: E402
 from metta.sweep.testing.stores import StoreContract  # noqa: E402
 from metta.sweep.testing.sweeps import random_history, run_events, sweep_config, sweep_created  # noqa: E402
 
@@ -33,6 +35,7 @@ __all__ = [
     "ManualClock",
     "OptimizerContract",
     "StoreContract",
+    "check_optimizer",
     "random_history",
     "run_events",
     "sweep_config",

@@ -1,0 +1,1 @@
+"""Defaults for what a user has not said, found in the machine, the code and the literature."""

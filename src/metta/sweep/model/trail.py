@@ -1,0 +1,51 @@
+"""Which runs have changed what they teach, in order: what lets a reader of states keep up in time with the changes."""
+
+from __future__ import annotations
+
+
+class Trail:
+    """A persistent list of run ids, read from its latest entry backwards.
+
+    Each state of a sweep holds the trail up to it. A later state's trail contains an earlier one's as the very same
+    object, so whoever keeps the trail it saw last can tell exactly what is new, and whether the state in hand is a
+    successor of that one at all: states folded from other events, as in a replay, share no objects.
+    """
+
+    __slots__ = ("earlier", "length", "run_id")
+
+    def __init__(self, run_id: str, earlier: Trail | None) -> None:
+        self.run_id = run_id
+        self.earlier = earlier
+        self.length: int = 1 if earlier is None else earlier.length + 1
+
+    def since(self, seen: Trail | None) -> list[str] | None:
+        """Ids entered after `seen`, each once, in the order of their last entry; None where `seen` is no part of this.
+
+        `seen` is None for a reader that has seen nothing.
+        """
+        until = 0 if seen is None else seen.length
+        latest_first: dict[str, None] = {}
+        entry: Trail | None = self
+        while entry is not None and entry.length > until:
+            latest_first.setdefault(entry.run_id)
+            entry = entry.earlier
+        return list(reversed(latest_first)) if entry is seen else None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trail):
+            return NotImplemented
+        if self.length != other.length:
+            return False
+        mine: Trail | None = self
+        theirs: Trail | None = other
+        # A loop, because a trail is as long as its sweep; and where two meet, they are the same from there on.
+        while mine is not theirs:
+            if mine is None or theirs is None or mine.run_id != theirs.run_id:
+                return False
+            mine, theirs = mine.earlier, theirs.earlier
+        return True
+
+    __hash__ = None  # type: ignore[assignment]  # equal trails may be different objects
+
+    def __repr__(self) -> str:
+        return f"Trail(length={self.length}, run_id={self.run_id!r})"

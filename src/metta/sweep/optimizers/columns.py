@@ -1,0 +1,166 @@
+"""A sweep's runs as arrays: what model-based optimizers learn from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metta.sweep.model.run import JobStatus, RunInfo
+from metta.sweep.model.space import SearchSpace
+from metta.sweep.model.trail import Trail
+from metta.sweep.optimizers.encoding import Booleans, Encoder, Floats, Integers
+from metta.sweep.protocols import History
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Ended runs that teach something, n rows, and runs on their way, p rows, each in the order of their last change.
+
+    Completed runs count with their score, failed ones with their partial score where the sweep wants partial results,
+    else as mere failures. Runs that were cancelled or rolled back do not count, nor do runs whose configuration the
+    space, amended since, does not hold. Arrays must not be written to.
+    """
+
+    #: (n, d) points of the unit cube; inactive axes at 0.5.
+    units: Floats
+    #: (n, d) whether the parameter of the axis exists.
+    active: Booleans
+    #: (n,) oriented so that LOWER IS BETTER; NaN where a run failed without a score.
+    scores: Floats
+    #: (n,) compute seconds.
+    costs: Floats
+    #: (n,) whether the run failed, with a partial score or without.
+    failed: Booleans
+    #: (n,) `RunInfo.index`.
+    indices: Integers
+    #: (p, d), (p, d) and (p,): the same of the runs that have not ended.
+    pending_units: Floats
+    pending_active: Booleans
+    pending_indices: Integers
+    #: The very same object in later columns whose first n rows are these: what was worked out from them still holds.
+    lineage: object
+
+
+class ColumnsCache:
+    """Keeps the columns of the history it saw last, and brings them up to date in time with what has changed since.
+
+    Gives the very same arrays as a new cache would: rows stand in the order of the trail, however they came in.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[SearchSpace, str, bool] | None = None
+        self._trail: Trail | None = None
+        self._ended = _Table(0)
+        self._pending = _Table(0)
+        self._encoder: Encoder | None = None
+
+    def of(self, history: History) -> Columns:
+        """The columns of this history."""
+        config = history.config
+        key = (config.search_space, config.direction, config.partial_results)
+        changed = None
+        # Trails of other sweeps share no entry with the one seen, so they are told apart as well.
+        if key == self._key and self._trail is not None and history.trail is not None:
+            changed = history.trail.since(self._trail)
+        if changed is None:
+            if self._encoder is None or self._key is None or self._key[0] != config.search_space:
+                self._encoder = Encoder(config.search_space)
+            dimensions = len(config.search_space.dimensions)
+            self._ended, self._pending = _Table(dimensions), _Table(dimensions)
+            changed = [] if history.trail is None else history.trail.since(None) or []
+        self._key, self._trail = key, history.trail
+        self._take([history.runs[run_id] for run_id in changed], config.direction == "maximize", config.partial_results)
+        return self._columns()
+
+    def _take(self, runs: list[RunInfo], maximize: bool, partial_results: bool) -> None:
+        """Runs that have changed, in the order of their last change."""
+        if not runs:
+            return
+        run_ids = [run.run_id for run in runs]
+        self._ended.remove(run_ids)
+        self._pending.remove(run_ids)
+        counting = [run for run in runs if run.status not in {JobStatus.CANCELLED, JobStatus.ROLLED_BACK}]
+        assert self._encoder is not None
+        units, active, fits = self._encoder.encode([run.config for run in counting])
+        ended = np.array([run.status.ended for run in counting], dtype=np.bool_)
+        for table, rows in ((self._ended, fits & ended), (self._pending, fits & ~ended)):
+            chosen = [counting[row] for row in np.flatnonzero(rows)]
+            figures = np.empty((len(chosen), 4))
+            figures[:, 0] = [_score(run, maximize, partial_results) for run in chosen]
+            figures[:, 1] = [run.cost for run in chosen]
+            figures[:, 2] = [run.status is JobStatus.FAILED for run in chosen]
+            figures[:, 3] = [run.index for run in chosen]
+            table.append([run.run_id for run in chosen], units[rows], active[rows], figures)
+
+    def _columns(self) -> Columns:
+        units, active, figures = self._ended.arrays()
+        pending_units, pending_active, pending_figures = self._pending.arrays()
+        return Columns(
+            units=units,
+            active=active,
+            scores=figures[:, 0],
+            costs=figures[:, 1],
+            failed=figures[:, 2] > 0,
+            indices=figures[:, 3].astype(np.int64),
+            pending_units=pending_units,
+            pending_active=pending_active,
+            pending_indices=pending_figures[:, 3].astype(np.int64),
+            lineage=self._ended.lineage,
+        )
+
+
+def _score(run: RunInfo, maximize: bool, partial_results: bool) -> float:
+    """Lower is better; NaN for none."""
+    score = run.score
+    if run.status is JobStatus.FAILED:
+        score = run.partial_score if partial_results else None
+    return math.nan if score is None else -score if maximize else score
+
+
+class _Table:
+    """Rows by run, in the order in which they came; what was given out before stays as it was."""
+
+    def __init__(self, dimensions: int) -> None:
+        self._rows: dict[str, int] = {}
+        self._units = np.empty((0, dimensions))
+        self._active = np.empty((0, dimensions), dtype=np.bool_)
+        self._figures = np.empty((0, 4))
+        #: Another object once a row has gone.
+        self.lineage = object()
+
+    def arrays(self) -> tuple[Floats, Booleans, Floats]:
+        count = len(self._rows)
+        arrays = self._units[:count], self._active[:count], self._figures[:count]
+        for array in arrays:
+            array.flags.writeable = False
+        return arrays
+
+    def remove(self, run_ids: list[str]) -> None:
+        gone = [row for run_id in run_ids if (row := self._rows.pop(run_id, None)) is not None]
+        if not gone:
+            return
+        self.lineage = object()
+        kept = list(self._rows.values())
+        self._units, self._active, self._figures = self._units[kept], self._active[kept], self._figures[kept]
+        self._rows = {run_id: row for row, run_id in enumerate(self._rows)}
+
+    def append(self, run_ids: list[str], units: Floats, active: Booleans, figures: Floats) -> None:
+        start, count = len(self._rows), len(self._rows) + len(run_ids)
+        if count > len(self._units):
+            # Twice the room each time: a row is moved a constant number of times on the average.
+            room = max(2 * count, 64)
+            self._units, self._active, self._figures = (
+                _grown(old, room, start) for old in (self._units, self._active, self._figures)
+            )
+        self._units[start:count], self._active[start:count], self._figures[start:count] = units, active, figures
+        self._rows.update(zip(run_ids, range(start, count), strict=True))
+
+
+def _grown(old: NDArray[Any], room: int, count: int) -> NDArray[Any]:
+    new = np.empty((room, *old.shape[1:]), dtype=old.dtype)
+    new[:count] = old[:count]
+    return new

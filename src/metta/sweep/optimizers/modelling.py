@@ -1,0 +1,162 @@
+"""From a sweep's runs to what the acquisition needs: rows, hyperparameters, and what pending runs are taken for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from metta.sweep.optimizers.acquisition import LogImprovement
+from metta.sweep.optimizers.columns import Columns
+from metta.sweep.optimizers.encoding import Booleans, Floats, Integers
+from metta.sweep.optimizers.features import FeatureMap
+from metta.sweep.optimizers.kernel import Hyperparameters
+from metta.sweep.optimizers.subset import chosen_rows
+from metta.sweep.optimizers.surrogate import Posterior, fit
+from metta.sweep.optimizers.warping import Warping
+
+_Kind: TypeAlias = Literal["score", "success", "cost"]
+
+#: Rows that the model is made of, and rows that hyperparameters are fitted to, at most.
+MOST_ROWS, MOST_FITTED = 400, 200
+#: Hyperparameters are fitted anew when there are this many times as many rows.
+_GROWTH = 1.08
+#: Best runs around which candidates are sought.
+_CENTRES = 5
+#: Deviations are multiplied by this where all is to be explored, and divided by it where nothing is.
+_WIDEST = 4.0
+_SHORTEST_COST_S = 1e-3
+
+
+def fitted_at(count: int) -> int:
+    """The number of rows, the first ones, that hyperparameters for `count` rows are fitted to.
+
+    A function of the count alone: a new process fits once, to the very rows that an old one fitted to before.
+    """
+    size = 1
+    while (following := max(size + 1, math.ceil(size * _GROWTH))) <= count:
+        size = following
+    return size
+
+
+@dataclass
+class Model:
+    """What is known and believed of the space at one moment."""
+
+    feature_map: FeatureMap
+    acquisition: LogImprovement
+    warping: Warping
+    #: (c, d) points of the runs that the model thinks best.
+    centres: Floats
+    #: (m, d) points of runs, those on their way included.
+    taken: Floats
+    #: Score of the best run (lower is better), as measured, and its `RunInfo.index`.
+    best_score: float
+    best_index: int
+    #: Runs with a score.
+    count: int
+
+    def believe(self, units: Floats, active: Booleans) -> None:
+        """Take the points (q, d) for measured, each with the score that the model expects.
+
+        The deviation falls to that of the noise, so that the next suggestion goes elsewhere ("Kriging believer",
+        Ginsbourger et al. 2010).
+        """
+        if len(units):
+            self.acquisition.posterior.believe(self.feature_map.features(units, active))
+            self.taken = np.concatenate([self.taken, units])
+
+
+class Modeller:
+    """Makes models; remembers the hyperparameters last fitted, which never changes what it makes."""
+
+    def __init__(self, *, cost_aware: bool) -> None:
+        self._cost_aware = cost_aware
+        self._fitted: dict[_Kind, tuple[object, FeatureMap, int, Hyperparameters]] = {}
+
+    def model(self, feature_map: FeatureMap, columns: Columns, exploration: float) -> Model:
+        """The model of these runs, two of which have scores at least."""
+        scored = np.flatnonzero(np.isfinite(columns.scores))
+        scores = columns.scores[scored]
+        rows = scored[chosen_rows(columns.units[scored], scores, MOST_ROWS)]
+        warping = Warping.of(columns.scores[rows])
+        features = feature_map.features(columns.units[rows], columns.active[rows])
+        hyperparameters = self._hyperparameters("score", feature_map, columns, scored, columns.scores)
+        posterior = Posterior(hyperparameters, feature_map, features, warping.targets)
+        means = posterior.predict(features)[0]
+        order = np.argsort(means, kind="stable")
+        best = scored[np.argmin(scores)]
+        acquisition = LogImprovement(
+            posterior,
+            best=float(means[order[0]]),
+            widening=_WIDEST ** (2.0 * exploration - 1.0),
+            success=self._success(feature_map, columns),
+        )
+        if self._cost_aware:
+            acquisition.cost, acquisition.cost_size = self._cost(feature_map, columns, scored, rows)
+        model = Model(
+            feature_map,
+            acquisition,
+            warping,
+            centres=columns.units[rows[order[:_CENTRES]]],
+            taken=columns.units[rows],
+            best_score=float(columns.scores[best]),
+            best_index=int(columns.indices[best]),
+            count=len(scored),
+        )
+        model.believe(columns.pending_units, columns.pending_active)
+        return model
+
+    def _success(self, feature_map: FeatureMap, columns: Columns) -> Posterior | None:
+        """A regression of whether runs end well, where some did not."""
+        failed = np.isnan(columns.scores)
+        if not failed.any():
+            return None
+        labels = np.where(failed, -1.0, 1.0)
+        everything = np.arange(len(labels))
+        hyperparameters = self._hyperparameters("success", feature_map, columns, everything, labels)
+        rows = chosen_rows(columns.units, np.where(failed, np.inf, columns.scores), MOST_ROWS)
+        features = feature_map.features(columns.units[rows], columns.active[rows])
+        return Posterior(hyperparameters, feature_map, features, labels[rows])
+
+    def _cost(
+        self, feature_map: FeatureMap, columns: Columns, scored: Integers, rows: Integers
+    ) -> tuple[Posterior, float]:
+        """A regression of the logarithms of the costs, standardised, and their size."""
+        logarithms = np.log(np.maximum(columns.costs, _SHORTEST_COST_S))
+        hyperparameters = self._hyperparameters("cost", feature_map, columns, scored, logarithms)
+        targets, size = _standardised(logarithms[rows])
+        features = feature_map.features(columns.units[rows], columns.active[rows])
+        return Posterior(hyperparameters, feature_map, features, targets), size
+
+    def _hyperparameters(
+        self, kind: _Kind, feature_map: FeatureMap, columns: Columns, rows: Integers, values: Floats
+    ) -> Hyperparameters:
+        """Fitted to some of these rows of the columns, as the schedule has it, with what is made of their values."""
+        count = fitted_at(len(rows))
+        known = self._fitted.get(kind)
+        if known is not None and known[0] is columns.lineage and known[1] is feature_map and known[2] == count:
+            return known[3]
+        rows = rows[:count]
+        rows = rows[chosen_rows(columns.units[rows], values[rows], MOST_FITTED)]
+        targets = _PREPARED[kind](values[rows])
+        features = feature_map.features(columns.units[rows], columns.active[rows])
+        fitted = fit(feature_map, features, targets)
+        self._fitted[kind] = (columns.lineage, feature_map, count, fitted)
+        return fitted
+
+
+def _standardised(values: Floats) -> tuple[Floats, float]:
+    size = float(values.std()) or 1.0
+    return (values - values.mean()) / size, size
+
+
+#: What each model is made to predict.
+_PREPARED: dict[_Kind, Callable[[Floats], Floats]] = {
+    "score": lambda scores: Warping.of(scores).targets,
+    "success": lambda labels: labels,
+    "cost": lambda logarithms: _standardised(logarithms)[0],
+}

@@ -1,0 +1,73 @@
+"""Scores as the model sees them: of the size of one, with what is bad brought near."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from metta.sweep.optimizers.encoding import Floats
+
+#: Scores that differ by less, beside the largest of them, differ by rounding.
+_RELATIVE = 1e-12
+
+
+@dataclass(frozen=True)
+class Warping:
+    """A monotone map of scores (lower is better) to standardised targets, and back.
+
+    The better half is moved and scaled alone, so that improvements keep their proportions; the worse half is replaced
+    by the normal quantiles of its ranks, so that it matters by how many a run was beaten and not by how much (the
+    half-rank warping of Vizier, Song et al. 2024). A diverged run with a loss of 1e30 then says no more than that it
+    was the worst.
+    """
+
+    #: (n,) one for each score.
+    targets: Floats
+    #: Distinct targets with their scores, both ascending; scores in units of `unit`, lest they overflow.
+    _knots: Floats
+    _scores: Floats
+    _slope: float
+    _unit: float
+
+    @classmethod
+    def of(cls, scores: Floats) -> Warping:
+        """The warping that these scores (n,), all finite, call for."""
+        unit = float(np.abs(scores).max()) or 1.0
+        scores = scores / unit
+        warped = _half_ranks(scores)
+        size = float(warped.std())
+        if size <= _RELATIVE:
+            return cls(np.zeros(len(scores)), np.zeros(1), scores[:1], 0.0, unit)
+        targets = (warped - warped.mean()) / size
+        distinct, first = np.unique(targets, return_index=True)
+        return cls(targets, distinct, scores[first], size, unit)
+
+    def score(self, target: float) -> float:
+        """The score that a target stands for; beyond the best and the worst in a straight line."""
+        low, high = float(self._knots[0]), float(self._knots[-1])
+        inside = float(np.interp(target, self._knots, self._scores))
+        return self._in_units(inside + self._slope * (min(target - low, 0.0) + max(target - high, 0.0)))
+
+    def difference(self, targets: float) -> float:
+        """The difference of scores that a difference of targets stands for in the better half."""
+        return self._in_units(self._slope * targets)
+
+    def _in_units(self, number: float) -> float:
+        # Not beyond the largest float, which no log can hold.
+        largest = sys.float_info.max / self._unit
+        return min(max(number, -largest), largest) * self._unit
+
+
+def _half_ranks(scores: Floats) -> Floats:
+    median = np.median(scores)
+    better = scores[scores <= median]
+    # For a normal distribution the mean square distance of its better half from the median is the variance.
+    spread = float(np.sqrt(np.mean(np.square(better - median)))) or 1.0
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    # Equal scores share the middle of their ranks.
+    middles = np.cumsum(counts) - 0.5 * (counts + 1)
+    quantiles = (middles[place] + 0.5) / len(scores)
+    return np.where(scores <= median, scores, median + spread * ndtri(np.maximum(quantiles, 0.5)))
