@@ -16,7 +16,7 @@ from metta.sweep.optimizers.expected_improvement import log_expected_improvement
 from metta.sweep.optimizers.surrogate import Posterior
 
 #: Of the labels of a regression of success, beside the uncertainty of the regression itself.
-_LABEL_VARIANCE = 0.25
+_LABEL_VARIANCE = 0.01
 
 
 @dataclass

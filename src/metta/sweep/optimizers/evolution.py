@@ -36,7 +36,7 @@ class EvolutionOptimizer:
             grows and shrinks, up to twice and down to a tenth of that.
     """
 
-    def __init__(self, population: int = 20, sample: int = 5, step: float = 0.15) -> None:
+    def __init__(self, population: int = 10, sample: int = 4, step: float = 0.15) -> None:
         for name, number in (("population", population), ("sample", sample)):
             if type(number) is not int or number < 1:
                 raise ConfigError(f"strategy: evolution needs {name} to be an integer of at least 1, got {number!r}")

@@ -56,7 +56,7 @@ class GaussianProcessOptimizer:
         columns = self._columns.of(history)
         dimensions = len(config.search_space.dimensions)
         is_known = int(np.isfinite(columns.scores).sum()) >= 2 and dimensions > 0
-        begun = min(n, max(0, initial_design.size(dimensions) - history.count)) if is_known else n
+        begun = min(n, max(0, initial_design.size(config.search_space) - history.count)) if is_known else n
         suggestions = suggest_distinct(
             history, begun, lambda index, _: initial_design.point(config.seed, index, dimensions), "initial point"
         )
@@ -100,7 +100,7 @@ class GaussianProcessOptimizer:
     ) -> Points:
         """Points worth suggesting, best first."""
         space = history.config.search_space
-        search = Search(model.feature_map, model.acquisition, model.centres, model.taken)
+        search = Search(model.feature_map, model.acquisition, model.centres, model.measured, model.pending)
         if space.cardinality is None or space.cardinality > _SMALL:
             return search.run(generator, effort)
         if self._whole is None:

@@ -7,12 +7,20 @@ import warnings
 import numpy as np
 from scipy.stats import qmc
 
+from metta.sweep.model.space import SearchSpace
 from metta.sweep.optimizers.encoding import Floats
 
+#: Points before the model takes over: few, since it learns from its own choices as well.
+_FEWEST, _MOST = 3, 16
+#: Points for each value of a parameter on which it depends what else there is: a branch shows little of itself at once.
+_A_BRANCH = 2
 
-def size(dimensions: int) -> int:
-    """Number of points before the model takes over: few, since it learns from its own choices as well."""
-    return min(4 + dimensions // 4, 16)
+
+def size(space: SearchSpace) -> int:
+    """Number of points of the initial design."""
+    parents = {parent for conditions in space.conditions.values() for parent in conditions}
+    branches = sum(space.parameters[parent].cardinality or 0 for parent in parents)
+    return min(_FEWEST + len(space.dimensions) // 10 + _A_BRANCH * branches, _MOST)
 
 
 def point(seed: int, index: int, dimensions: int) -> Floats:

@@ -51,8 +51,9 @@ class Model:
     warping: Warping
     #: (c, d) points of the runs that the model thinks best.
     centres: Floats
-    #: (m, d) points of runs, those on their way included.
-    taken: Floats
+    #: (m, d) and (p, d) points of runs that have ended, and of those on their way.
+    measured: Floats
+    pending: Floats
     #: Score of the best run (lower is better), as measured, and its `RunInfo.index`.
     best_score: float
     best_index: int
@@ -67,7 +68,7 @@ class Model:
         """
         if len(units):
             self.acquisition.posterior.believe(self.feature_map.features(units, active))
-            self.taken = np.concatenate([self.taken, units])
+            self.pending = np.concatenate([self.pending, units])
 
 
 class Modeller:
@@ -102,7 +103,8 @@ class Modeller:
             acquisition,
             warping,
             centres=columns.units[rows[order[:_CENTRES]]],
-            taken=columns.units[rows],
+            measured=columns.units[rows],
+            pending=columns.pending_units[:0],
             best_score=float(columns.scores[best]),
             best_index=int(columns.indices[best]),
             count=len(scored),

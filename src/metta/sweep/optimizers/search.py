@@ -17,8 +17,8 @@ SPREAD, AROUND = 512, 512
 #: Candidates that are moved uphill.
 _STARTS = 6
 _ITERATIONS = 25
-#: Points closer than this on every axis are one point.
-_SAME = 1e-6
+#: Points closer than this on every axis to one that was measured, or is being measured, would teach nothing new.
+MEASURED, PENDING = 0.003, 0.01
 #: Changes of single values after which the search for better ones ends.
 _CHANGES = 10
 _DROWNED = -1e300
@@ -67,18 +67,21 @@ class Search:
         feature_map: Of the space.
         acquisition: What to maximise.
         centres: (c, d) settled points of the best runs.
-        taken: (m, d) settled points that are not wanted again.
+        measured: (m, d) settled points of runs that have ended.
+        pending: (p, d) settled points of runs on their way.
     """
 
-    def __init__(self, feature_map: FeatureMap, acquisition: Acquisition, centres: Floats, taken: Floats) -> None:
+    def __init__(
+        self, feature_map: FeatureMap, acquisition: Acquisition, centres: Floats, measured: Floats, pending: Floats
+    ) -> None:
         self._map = feature_map
         self._acquisition = acquisition
         self._centres = centres
-        self._taken = taken
+        self._taken = ((measured, MEASURED), (pending, PENDING))
 
     def among(self, units: Floats) -> Points:
-        """These points, best first."""
-        return self._valued(units).ranked()
+        """These points, best first, whatever they are near to."""
+        return self._with_values(*self._map.settle(units)).ranked()
 
     def run(self, generator: np.random.Generator, effort: float = 1.0) -> Points:
         """The best points found, best first."""
@@ -93,9 +96,13 @@ class Search:
 
     def _valued(self, units: Floats) -> Points:
         units, active = self._map.settle(units)
-        if len(self._taken) and len(units):
-            free = cdist(units, self._taken, "chebyshev").min(axis=1) > _SAME
-            units, active = units[free], active[free]
+        for taken, distance in self._taken:
+            if len(taken) and len(units):
+                free = cdist(units, taken, "chebyshev").min(axis=1) > distance
+                units, active = units[free], active[free]
+        return self._with_values(units, active)
+
+    def _with_values(self, units: Floats, active: Booleans) -> Points:
         if not len(units):
             return Points(units, active, np.empty(0))
         values = self._acquisition(self._map.features(units, active))

@@ -10,8 +10,10 @@ from scipy.special import ndtri
 
 from metta.sweep.optimizers.encoding import Floats
 
-#: Scores that differ by less, beside the largest of them, differ by rounding.
-_RELATIVE = 1e-12
+#: Digits after the point that count, in units of the largest of the better half: below is rounding.
+_DIGITS = 12
+#: In the same units, where scores are as bad as can be.
+_FAR = 1e300
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Warping:
     @classmethod
     def of(cls, scores: Floats) -> Warping:
         """The warping that these scores (n,), all finite, call for."""
-        unit = float(np.abs(scores).max()) or 1.0
-        scores = scores / unit
+        better = scores <= _middle(scores)
+        unit = float(np.abs(scores[better]).max()) or 1.0
+        with np.errstate(over="ignore"):
+            scores = np.asarray(np.round(np.minimum(scores / unit, _FAR), _DIGITS), dtype=np.float64)
         warped = _half_ranks(scores)
         size = float(warped.std())
-        if size <= _RELATIVE:
+        if size <= 10.0**-_DIGITS:
             return cls(np.zeros(len(scores)), np.zeros(1), scores[:1], 0.0, unit)
         targets = (warped - warped.mean()) / size
         distinct, first = np.unique(targets, return_index=True)
@@ -56,13 +60,17 @@ class Warping:
         return self._in_units(self._slope * targets)
 
     def _in_units(self, number: float) -> float:
-        # Not beyond the largest float, which no log can hold.
-        largest = sys.float_info.max / self._unit
-        return min(max(number, -largest), largest) * self._unit
+        # Not beyond the largest float: the log holds no infinities.
+        return min(max(number * self._unit, -sys.float_info.max), sys.float_info.max)
+
+
+def _middle(scores: Floats) -> float:
+    """The median; of an even number of scores the better one in the middle, so that nothing is added up."""
+    return float(np.partition(scores, (len(scores) - 1) // 2)[(len(scores) - 1) // 2])
 
 
 def _half_ranks(scores: Floats) -> Floats:
-    median = np.median(scores)
+    median = _middle(scores)
     better = scores[scores <= median]
     # For a normal distribution the mean square distance of its better half from the median is the variance.
     spread = float(np.sqrt(np.mean(np.square(better - median)))) or 1.0
