@@ -16,11 +16,14 @@ from metta.sweep.optimizers.features import FeatureMap
 SPREAD, AROUND = 512, 512
 #: Candidates that are moved uphill.
 _STARTS = 6
-_ITERATIONS = 25
+_ITERATIONS = 20
 #: Points closer than this on every axis to one that was measured, or is being measured, would teach nothing new.
 MEASURED, PENDING = 0.003, 0.01
 #: Changes of single values after which the search for better ones ends.
-_CHANGES = 10
+_CHANGES = 5
+#: Values of one choice that are tried in exchange, of those that have more.
+_MOST_VALUES = 64
+#: Instead of what is no number or minus infinity.
 _DROWNED = -1e300
 
 
@@ -186,7 +189,7 @@ def neighbours(feature_map: FeatureMap, point: Floats, active: Booleans) -> Floa
     for axis in np.flatnonzero(~feature_map.is_smooth & active).tolist():
         size = int(feature_map.sizes[axis])
         here = int(feature_map.numbers(point[axis : axis + 1], axis)[0])
-        beside = range(size) if feature_map.is_choice[axis] else (here - 1, here + 1)
+        beside = range(0, size, -(-size // _MOST_VALUES)) if feature_map.is_choice[axis] else (here - 1, here + 1)
         numbers = np.array([number for number in beside if number != here and 0 <= number < size], dtype=np.int64)
         copies = np.repeat(point[None], len(numbers), axis=0)
         copies[:, axis] = feature_map.at(axis, numbers)
