@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,15 +88,16 @@ class Search:
         return self._with_values(*self._map.settle(units)).ranked()
 
     def run(self, generator: np.random.Generator, effort: float = 1.0) -> Points:
-        """The best points found, best first."""
+        """The best points found, best first; with an effort below 1 fewer candidates, moved less far."""
+        iterations = math.ceil(_ITERATIONS * effort)
         everywhere = self._valued(generator.random((int(SPREAD * effort), self._map.dimensions))).ranked()
         near = self._valued(around(self._map, self._centres, int(AROUND * effort), generator)).ranked()
-        half = np.arange(_STARTS // 2)
+        half = np.arange(math.ceil(_STARTS // 2 * effort))
         starts = everywhere.take(half[: len(everywhere.values)]) + near.take(half[: len(near.values)])
         if not len(starts.values):
             return starts
-        found = (self._climbed(starts, _ITERATIONS) + starts).ranked()
-        return (self._exchanged(found.take(np.arange(1))) + found).ranked()
+        found = (self._climbed(starts, iterations) + starts).ranked()
+        return (self._exchanged(found.take(np.arange(1)), math.ceil(_CHANGES * effort), iterations) + found).ranked()
 
     def _valued(self, units: Floats) -> Points:
         units, active = self._map.settle(units)
@@ -114,10 +116,10 @@ class Search:
     def _climbed(self, starts: Points, iterations: int) -> Points:
         return self._valued(climb(self._map, starts.units, starts.active, self._acquisition, iterations))
 
-    def _exchanged(self, point: Points) -> Points:
+    def _exchanged(self, point: Points, changes: int, iterations: int) -> Points:
         """The best point reached from this one by exchanging one value of a choice or a step at a time."""
         start = point
-        for _ in range(_CHANGES):
+        for _ in range(changes):
             beside = self._valued(neighbours(self._map, point.units[0], point.active[0]))
             if not len(beside.values):
                 break
@@ -125,7 +127,7 @@ class Search:
             if best.values[0] <= point.values[0] + 1e-9:
                 break
             point = best
-        return point if point is start else self._climbed(point, _ITERATIONS // 2) + point
+        return point if point is start else self._climbed(point, iterations // 2) + point
 
 
 def around(feature_map: FeatureMap, centres: Floats, count: int, generator: np.random.Generator) -> Floats:
