@@ -32,7 +32,7 @@ def test_points_settle_where_the_configurations_that_they_decode_to_stand(space:
     settled, active = feature_map.settle(points)
     for point, units, exists in zip(points, settled, active, strict=True):
         config = space.decode(point.tolist())
-        assert units == pytest.approx(space.encode(config), abs=1e-7)  # normal distributions are decoded to eight digits
+        assert units == pytest.approx(space.encode(config), abs=1e-7)  # normal values have eight digits
         assert exists.tolist() == [name in config for name in space.dimensions]
         assert space.decode(units.tolist()).keys() == config.keys()
     again, same = feature_map.settle(settled)

@@ -121,3 +121,9 @@ def test_the_initial_design_begins_in_the_middle_and_covers_every_half() -> None
     assert (points == [initial_design.point(3, index, 5) for index in range(9)]).all()
     assert (points[1:] != [initial_design.point(4, index, 5) for index in range(1, 9)]).all()
     assert initial_design.point(0, 2, 30_000).shape == (30_000,)
+
+
+def test_a_choice_of_very_many_values_is_tried_in_part() -> None:
+    many = FeatureMap(SearchSpace.of({"kind": Choice(list(range(5000)))}))
+    found = neighbours(many, np.array([0.3]), np.array([True]))
+    assert 60 <= len(found) <= 64

@@ -15,6 +15,9 @@ from metta.sweep.model.trail import Trail
 from metta.sweep.optimizers.encoding import Booleans, Encoder, Floats, Integers
 from metta.sweep.protocols import History
 
+_TEACH_NOTHING = frozenset({JobStatus.CANCELLED, JobStatus.ROLLED_BACK})
+_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED})
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -83,10 +86,10 @@ class ColumnsCache:
         run_ids = [run.run_id for run in runs]
         self._ended.remove(run_ids)
         self._pending.remove(run_ids)
-        counting = [run for run in runs if run.status not in {JobStatus.CANCELLED, JobStatus.ROLLED_BACK}]
+        counting = [run for run in runs if run.status not in _TEACH_NOTHING]
         assert self._encoder is not None
         units, active, fits = self._encoder.encode([run.config for run in counting])
-        ended = np.array([run.status.ended for run in counting], dtype=np.bool_)
+        ended = np.array([run.status in _ENDED for run in counting], dtype=np.bool_)
         for table, rows in ((self._ended, fits & ended), (self._pending, fits & ~ended)):
             chosen = [counting[row] for row in np.flatnonzero(rows)]
             figures = np.empty((len(chosen), 4))

@@ -28,14 +28,21 @@ class FeatureMap:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         names = space.dimensions
-        self._parameters = [space.parameters[name] for name in names]
+        parameters = [space.parameters[name] for name in names]
         #: Number of values of each axis, 0 for continuous ones.
-        self.sizes: Integers = np.array([parameter.cardinality or 0 for parameter in self._parameters], dtype=np.int64)
-        self.is_choice: Booleans = np.array([isinstance(each, Choice) for each in self._parameters], dtype=np.bool_)
-        self._log_integer = [
-            isinstance(each, Range) and each.log and size > 0
-            for each, size in zip(self._parameters, self.sizes, strict=True)
-        ]
+        self.sizes: Integers = np.array([parameter.cardinality or 0 for parameter in parameters], dtype=np.int64)
+        self.is_choice: Booleans = np.array([isinstance(each, Choice) for each in parameters], dtype=np.bool_)
+        is_log = np.array([isinstance(each, Range) and each.log for each in parameters], dtype=np.bool_)
+        #: Finite axes whose values have parts of the axis of one length, and those of integers on a log scale.
+        self._steps = np.flatnonzero((self.sizes > 0) & ~is_log)
+        self._log_integers = np.flatnonzero((self.sizes > 0) & is_log)
+        #: Of the latter, the first and the last value, and the logarithms of the ends of the axis; zero elsewhere.
+        bounds = np.zeros((2, len(names)))
+        for axis in self._log_integers.tolist():
+            bounds[:, axis] = parameters[axis].value_at(0), parameters[axis].value_at(int(self.sizes[axis]) - 1)
+        self._lowest, self._highest = bounds
+        ends = np.where((self.sizes > 0) & is_log, np.stack([self._lowest - 0.5, self._highest + 0.5]), 1.0)
+        self._logarithms = np.log(ends)
         #: Axes along which a point may be moved little by little.
         self.is_smooth: Booleans = ~self.is_choice & ((self.sizes == 0) | (self.sizes > FEW_VALUES))
         widths = np.where(self.is_choice, self.sizes, 1)
@@ -81,14 +88,13 @@ class FeatureMap:
         `SearchSpace.encode(decode(x))`, but for the last bits of continuous axes; inactive axes at 0.5.
         """
         settled = np.clip(units, 0.0, 1.0)
-        for axis, size in enumerate(self.sizes.tolist()):
-            if not size:
-                continue
-            column = settled[:, axis]
-            if self._log_integer[axis]:
-                settled[:, axis] = self._settled_log(axis, column)
-            else:
-                settled[:, axis] = (np.minimum(np.floor(column * size), size - 1) + 0.5) / size
+        if len(self._steps):
+            sizes = self.sizes[self._steps]
+            settled[:, self._steps] = (np.minimum(np.floor(settled[:, self._steps] * sizes), sizes - 1) + 0.5) / sizes
+        if len(self._log_integers):
+            values = np.round(self._values(settled[:, self._log_integers], self._log_integers))
+            values = np.clip(values, self._lowest[self._log_integers], self._highest[self._log_integers])
+            settled[:, self._log_integers] = self._places(values, self._log_integers)
         active = np.ones(settled.shape, dtype=np.bool_)
         for axis, rules in self._conditions:
             for parent, accepted in rules:
@@ -96,29 +102,26 @@ class FeatureMap:
             settled[~active[:, axis], axis] = 0.5
         return settled, active
 
-    def _settled_log(self, axis: int, column: Floats) -> Floats:
-        parameter = self._parameters[axis]
-        assert isinstance(parameter, Range)
-        low, high = math.log(parameter.low - 0.5), math.log(parameter.high + 0.5)
-        values = np.clip(np.round(np.exp(low + column * (high - low))), parameter.low, parameter.high)
+    def _values(self, columns: Floats, axes: Integers | int) -> Floats:
+        """The values, unrounded, at points of axes of integers on a log scale, as in `Range.decode`."""
+        low, high = self._logarithms[:, axes]
+        return np.asarray(np.exp(low + columns * (high - low)))
+
+    def _places(self, values: Floats | Integers, axes: Integers | int) -> Floats:
+        """Where values of such axes stand, as in `Range.encode`."""
+        low, high = self._logarithms[:, axes]
         return np.asarray((np.log(values) - low) / (high - low))
 
     def numbers(self, column: Floats, axis: int) -> Integers:
         """Numbers of the values at settled points of a finite axis."""
-        if self._log_integer[axis]:
-            parameter = self._parameters[axis]
-            assert isinstance(parameter, Range)
-            low, high = math.log(parameter.low - 0.5), math.log(parameter.high + 0.5)
-            return np.asarray(np.round(np.exp(low + column * (high - low))) - parameter.low, dtype=np.int64)
+        if axis in self._log_integers:
+            return np.asarray(np.round(self._values(column, axis)) - self._lowest[axis], dtype=np.int64)
         return np.asarray(np.minimum(column * self.sizes[axis], self.sizes[axis] - 1), dtype=np.int64)
 
     def at(self, axis: int, numbers: Integers) -> Floats:
         """Where the values of these numbers stand on a finite axis."""
-        if self._log_integer[axis]:
-            parameter = self._parameters[axis]
-            assert isinstance(parameter, Range)
-            low, high = math.log(parameter.low - 0.5), math.log(parameter.high + 0.5)
-            return np.asarray((np.log(numbers + parameter.low) - low) / (high - low))
+        if axis in self._log_integers:
+            return self._places(numbers + self._lowest[axis], axis)
         return np.asarray((numbers + 0.5) / self.sizes[axis])
 
     def features(self, settled: Floats, active: Booleans) -> Floats:

@@ -18,7 +18,7 @@ _LENGTHSCALE = (math.sqrt(2.0), math.sqrt(3.0))
 #: log variance of the function, whose targets are of size one.
 _SCALE = (0.0, 0.7)
 #: log variance of the noise: a deviation of 5 % of the targets' unless the data say otherwise.
-_NOISE = (-6.0, 1.5)
+_NOISE = (-6.0, 1.0)
 #: Logarithms of the exponents of input warping: none unless the data ask for it.
 _EXPONENT = (0.0, 0.75)
 

@@ -80,24 +80,25 @@ class Modeller:
 
     def model(self, feature_map: FeatureMap, columns: Columns, exploration: float) -> Model:
         """The model of these runs, two of which have scores at least."""
-        scored = np.flatnonzero(np.isfinite(columns.scores))
-        scores = columns.scores[scored]
-        rows = scored[chosen_rows(columns.units[scored], scores, MOST_ROWS)]
+        is_scored = np.isfinite(columns.scores)
+        ranking = columns.scores if is_scored.all() else np.where(is_scored, columns.scores, np.inf)
+        rows = chosen_rows(columns.units, ranking, MOST_ROWS)
+        rows = rows[is_scored[rows]]
         warping = Warping.of(columns.scores[rows])
         features = feature_map.features(columns.units[rows], columns.active[rows])
-        hyperparameters = self._hyperparameters("score", feature_map, columns, scored, columns.scores)
+        hyperparameters = self._hyperparameters("score", feature_map, columns, ranking, columns.scores, is_scored)
         posterior = Posterior(hyperparameters, feature_map, features, warping.targets)
         means = posterior.predict(features)[0]
         order = np.argsort(means, kind="stable")
-        best = scored[np.argmin(scores)]
+        best = int(np.argmin(ranking))
         acquisition = LogImprovement(
             posterior,
             best=float(means[order[0]]),
             widening=_WIDEST ** (2.0 * exploration - 1.0),
-            success=self._success(feature_map, columns),
+            success=None if is_scored.all() else self._success(feature_map, columns, ranking, is_scored),
         )
         if self._cost_aware:
-            acquisition.cost, acquisition.cost_size = self._cost(feature_map, columns, scored, rows)
+            acquisition.cost, acquisition.cost_size = self._cost(feature_map, columns, ranking, rows)
         model = Model(
             feature_map,
             acquisition,
@@ -107,46 +108,51 @@ class Modeller:
             pending=columns.pending_units[:0],
             best_score=float(columns.scores[best]),
             best_index=int(columns.indices[best]),
-            count=len(scored),
+            count=int(is_scored.sum()),
         )
         model.believe(columns.pending_units, columns.pending_active)
         return model
 
-    def _success(self, feature_map: FeatureMap, columns: Columns) -> Posterior | None:
-        """A regression of whether runs end well, where some did not."""
-        failed = np.isnan(columns.scores)
-        if not failed.any():
-            return None
-        labels = np.where(failed, -1.0, 1.0)
-        everything = np.arange(len(labels))
-        hyperparameters = self._hyperparameters("success", feature_map, columns, everything, labels)
-        rows = chosen_rows(columns.units, np.where(failed, np.inf, columns.scores), MOST_ROWS)
+    def _success(self, feature_map: FeatureMap, columns: Columns, ranking: Floats, is_scored: Booleans) -> Posterior:
+        """A regression of whether runs end well."""
+        labels = np.where(is_scored, 1.0, -1.0)
+        everywhere = np.ones(len(labels), dtype=np.bool_)
+        hyperparameters = self._hyperparameters("success", feature_map, columns, ranking, labels, everywhere)
+        rows = chosen_rows(columns.units, ranking, MOST_ROWS)
         features = feature_map.features(columns.units[rows], columns.active[rows])
         return Posterior(hyperparameters, feature_map, features, labels[rows])
 
     def _cost(
-        self, feature_map: FeatureMap, columns: Columns, scored: Integers, rows: Integers
+        self, feature_map: FeatureMap, columns: Columns, ranking: Floats, rows: Integers
     ) -> tuple[Posterior, float]:
         """A regression of the logarithms of the costs, standardised, and their size."""
         logarithms = np.log(np.maximum(columns.costs, _SHORTEST_COST_S))
-        hyperparameters = self._hyperparameters("cost", feature_map, columns, scored, logarithms)
+        usable = np.isfinite(columns.scores)
+        hyperparameters = self._hyperparameters("cost", feature_map, columns, ranking, logarithms, usable)
         targets, size = _standardised(logarithms[rows])
         features = feature_map.features(columns.units[rows], columns.active[rows])
         return Posterior(hyperparameters, feature_map, features, targets), size
 
-    def _hyperparameters(
-        self, kind: _Kind, feature_map: FeatureMap, columns: Columns, rows: Integers, values: Floats
+    def _hyperparameters(  # noqa: PLR0917 (all of them are the data)
+        self,
+        kind: _Kind,
+        feature_map: FeatureMap,
+        columns: Columns,
+        ranking: Floats,
+        values: Floats,
+        usable: Booleans,
     ) -> Hyperparameters:
-        """Fitted to some of these rows of the columns, as the schedule has it, with what is made of their values."""
-        count = fitted_at(len(rows))
+        """Fitted to as many of the first usable values as the schedule has it, or some of them."""
+        count = fitted_at(len(values))
+        if np.count_nonzero(usable[:count]) < 2:
+            count = len(values)
         known = self._fitted.get(kind)
         if known is not None and known[0] is columns.lineage and known[1] is feature_map and known[2] == count:
             return known[3]
-        rows = rows[:count]
-        rows = rows[chosen_rows(columns.units[rows], values[rows], MOST_FITTED)]
-        targets = _PREPARED[kind](values[rows])
+        rows = chosen_rows(columns.units[:count], ranking[:count], MOST_FITTED)
+        rows = rows[usable[rows]]
         features = feature_map.features(columns.units[rows], columns.active[rows])
-        fitted = fit(feature_map, features, targets)
+        fitted = fit(feature_map, features, _PREPARED[kind](values[rows]))
         self._fitted[kind] = (columns.lineage, feature_map, count, fitted)
         return fitted
 

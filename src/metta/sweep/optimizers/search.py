@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +17,14 @@ from metta.sweep.optimizers.features import FeatureMap
 SPREAD, AROUND = 512, 512
 #: Candidates that are moved uphill.
 _STARTS = 6
-_ITERATIONS = 25
+_ITERATIONS = 20
 #: Points closer than this on every axis to one that was measured, or is being measured, would teach nothing new.
 MEASURED, PENDING = 0.003, 0.01
 #: Changes of single values after which the search for better ones ends.
-_CHANGES = 10
+_CHANGES = 5
+#: Values of one choice that are tried in exchange, of those that have more.
+_MOST_VALUES = 64
+#: Instead of what is no number or minus infinity.
 _DROWNED = -1e300
 
 
@@ -84,15 +88,16 @@ class Search:
         return self._with_values(*self._map.settle(units)).ranked()
 
     def run(self, generator: np.random.Generator, effort: float = 1.0) -> Points:
-        """The best points found, best first."""
+        """The best points found, best first; with an effort below 1 fewer candidates, moved less far."""
+        iterations = math.ceil(_ITERATIONS * effort)
         everywhere = self._valued(generator.random((int(SPREAD * effort), self._map.dimensions))).ranked()
         near = self._valued(around(self._map, self._centres, int(AROUND * effort), generator)).ranked()
-        half = np.arange(_STARTS // 2)
+        half = np.arange(math.ceil(_STARTS // 2 * effort))
         starts = everywhere.take(half[: len(everywhere.values)]) + near.take(half[: len(near.values)])
         if not len(starts.values):
             return starts
-        found = (self._climbed(starts, _ITERATIONS) + starts).ranked()
-        return (self._exchanged(found.take(np.arange(1))) + found).ranked()
+        found = (self._climbed(starts, iterations) + starts).ranked()
+        return (self._exchanged(found.take(np.arange(1)), math.ceil(_CHANGES * effort), iterations) + found).ranked()
 
     def _valued(self, units: Floats) -> Points:
         units, active = self._map.settle(units)
@@ -111,10 +116,10 @@ class Search:
     def _climbed(self, starts: Points, iterations: int) -> Points:
         return self._valued(climb(self._map, starts.units, starts.active, self._acquisition, iterations))
 
-    def _exchanged(self, point: Points) -> Points:
+    def _exchanged(self, point: Points, changes: int, iterations: int) -> Points:
         """The best point reached from this one by exchanging one value of a choice or a step at a time."""
         start = point
-        for _ in range(_CHANGES):
+        for _ in range(changes):
             beside = self._valued(neighbours(self._map, point.units[0], point.active[0]))
             if not len(beside.values):
                 break
@@ -122,7 +127,7 @@ class Search:
             if best.values[0] <= point.values[0] + 1e-9:
                 break
             point = best
-        return point if point is start else self._climbed(point, _ITERATIONS // 2) + point
+        return point if point is start else self._climbed(point, iterations // 2) + point
 
 
 def around(feature_map: FeatureMap, centres: Floats, count: int, generator: np.random.Generator) -> Floats:
@@ -186,7 +191,7 @@ def neighbours(feature_map: FeatureMap, point: Floats, active: Booleans) -> Floa
     for axis in np.flatnonzero(~feature_map.is_smooth & active).tolist():
         size = int(feature_map.sizes[axis])
         here = int(feature_map.numbers(point[axis : axis + 1], axis)[0])
-        beside = range(size) if feature_map.is_choice[axis] else (here - 1, here + 1)
+        beside = range(0, size, -(-size // _MOST_VALUES)) if feature_map.is_choice[axis] else (here - 1, here + 1)
         numbers = np.array([number for number in beside if number != here and 0 <= number < size], dtype=np.int64)
         copies = np.repeat(point[None], len(numbers), axis=0)
         copies[:, axis] = feature_map.at(axis, numbers)

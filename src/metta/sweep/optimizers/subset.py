@@ -18,7 +18,7 @@ def chosen_rows(units: Floats, scores: Floats, most: int) -> Integers:
 
     Args:
         units: (n, d) points of the unit cube.
-        scores: (n,) lower is better.
+        scores: (n,) lower is better; infinite for runs without.
         most: At least 3.
     """
     count = len(scores)
