@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,8 @@ Booleans: TypeAlias = NDArray[np.bool_]
 
 #: Configurations taken at a time: so few stay in the processor's cache while column after column is read.
 _CHUNK = 1024
+#: Types whose values can be looked up in a dictionary, and which nearly all choices are of.
+_SIMPLE = frozenset({str, int, float, bool})
 
 
 class Encoder:
@@ -143,7 +144,8 @@ class _Numbers:
 
     def __init__(self, parameter: Parameter) -> None:
         self._index_of: Callable[[Any], int | None] = parameter.index_of
-        self._known: dict[Any, int] = {}
+        #: By type, for 1, 1.0 and True are different values of a choice, and the same key of a dictionary.
+        self._known: dict[type, dict[Any, int]] = {}
         self._steps: tuple[int, int, int] | None = None
         if isinstance(parameter, Range) and all(
             isinstance(number, int) for number in (parameter.low, parameter.high, parameter.step or 1)
@@ -162,19 +164,17 @@ class _Numbers:
         return self._one_by_one(values)
 
     def _one_by_one(self, values: Sequence[Any]) -> Integers:
-        # 1, 1.0 and True are different values of a choice, and the same key of a dictionary.
-        try:
-            found = list(map(self._known.get, zip(map(type, values), values, strict=True)))
-        except TypeError:  # a list or a mapping is among them
-            keys = [(type(value), msgspec.json.encode(value, order="deterministic")) for value in values]
-            return self._looked_up(values, keys)
-        if None in found:
-            return self._looked_up(values, list(zip(map(type, values), values, strict=True)))
-        return np.array(found, dtype=np.int64)
+        kinds = set(map(type, values))
+        if len(kinds) == 1 and not kinds.isdisjoint(_SIMPLE):
+            # Of one type, so that the value alone tells it apart.
+            known = self._known.setdefault(kinds.pop(), {})
+            found = list(map(known.get, values))
+            if None in found:
+                known.update((value, self._number(value)) for value in set(values).difference(known))
+                found = list(map(known.get, values))
+            return np.array(found, dtype=np.int64)
+        return np.array([self._number(value) for value in values], dtype=np.int64)
 
-    def _looked_up(self, values: Sequence[Any], keys: list[Any]) -> Integers:
-        for key, value in zip(keys, values, strict=True):
-            if key not in self._known:
-                index = self._index_of(value)
-                self._known[key] = -1 if index is None else index
-        return np.array([self._known[key] for key in keys], dtype=np.int64)
+    def _number(self, value: Any) -> int:
+        index = self._index_of(value)
+        return -1 if index is None else index

@@ -28,6 +28,8 @@ _SMALL = 2000
 _ALTERNATIVES = 3
 #: Suggestions of one call that are searched for with full effort; the others share a fourth of it each.
 _THOROUGH = 4
+#: Beyond so many dimensions the effort falls.
+_MANY = 20
 
 
 class GaussianProcessOptimizer:
@@ -77,6 +79,8 @@ class GaussianProcessOptimizer:
         for index in range(first, first + n):
             generator = rng(history.config.seed, index)
             effort = 1.0 if index < first + _THOROUGH else 0.25
+            # In many dimensions every candidate costs more; better fewer of them than slots that wait.
+            effort *= min(1.0, _MANY / feature_map.dimensions)
             found = self._found(history, chosen, model, generator, effort)
             best = found.units[0] if len(found.values) else generator.random(feature_map.dimensions)
             best = off_the_faces(feature_map, best, generator)

@@ -178,7 +178,7 @@ def climb(feature_map: FeatureMap, starts: Floats, active: Booleans, acquisition
         jac=True,
         method="L-BFGS-B",
         bounds=[(0.0, 1.0)] * movable.size,
-        options={"maxiter": most, "ftol": 1e-9},
+        options={"maxiter": most, "maxfun": most, "ftol": 1e-9},
     )
     moved = starts.copy()
     moved[:, smooth] = found.x.reshape(movable.shape)
