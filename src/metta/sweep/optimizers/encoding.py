@@ -75,16 +75,16 @@ class Encoder:
             if name in self._axis:
                 units[rows, self._axis[name]] = column
                 active[:, self._axis[name]] = exists
-        fits &= known == np.array([len(config) for config in configs], dtype=np.int64)
+        fits &= known == np.fromiter(map(len, configs), np.int64, count)
         return units, active, fits
 
     def _gathered(self, configs: Sequence[Config]) -> dict[str, tuple[Sequence[Any], Booleans]]:
         """Of each parameter the values, where it has one, and where that is."""
         names = list(self.space.parameters)
         everywhere = np.ones(len(configs), dtype=np.bool_)
-        if configs and all(list(config) == names for config in configs):
+        if configs and all(map(names.__eq__, map(list, configs))):
             # Nothing is conditional, nothing out of order: reading along is faster than looking up.
-            columns = zip(*(config.values() for config in configs), strict=True)
+            columns = zip(*map(dict.values, configs), strict=True)
             return {name: (column, everywhere) for name, column in zip(names, columns, strict=True)}
         gathered: dict[str, tuple[Sequence[Any], Booleans]] = {}
         for name in names:
