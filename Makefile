@@ -6,8 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests start real processes and wait for them more than they compute.
-TEST_JOBS ?= 2
+# Tests start real processes and wait for them more than they compute: more workers than two processors.
+TEST_JOBS ?= 3
 PYTEST_ARGS ?=
 DEMO_STORE := sqlite:///demo/sweeps.db
 # quality.py takes hours and needs LCBench's model: see benchmarks/README.md.
