@@ -356,6 +356,9 @@ class TestStrategy:
         strategy = Strategy(optimizer="optuna", optimizer_options={"sampler": "TPESampler"})
         assert parse_strategy("optuna:TPESampler") == strategy
         assert config_of(strategy="optuna:TPESampler").strategy == strategy
+        assert parse_strategy("grid:3").optimizer_options == {"levels": 3}
+        assert parse_strategy("cmaes:0.3").optimizer_options == {"sigma": 0.3}
+        assert parse_strategy("bayesian:true").optimizer_options == {"cost_aware": True}
 
     def test_the_long_form_has_options(self) -> None:
         config = config_of(strategy={"optimizer": "grid", "optimizer_options": {"levels": 3}})
@@ -372,7 +375,8 @@ class TestStrategy:
             ("optna:TPESampler", "strategy: there is no strategy 'optna:TPESampler'; did you mean 'optuna'?"),
             ("fifo:3", "strategy: there is no strategy 'fifo:3'; "),
             ("random:3", "strategy: random has no options; leave the colon out"),
-            ("grid:3", "strategy: grid needs levels to be an integer of at least 1, got '3'"),
+            ("grid:three", "strategy: grid needs levels to be an integer from 1 to 100000, got 'three'"),
+            ("grid:1e30", "strategy: grid needs levels to be an integer from 1 to 100000, got 1e+30"),
             ("optuna:TPE", "strategy: Optuna has no sampler 'TPE'; did you mean 'TPESampler'? known: "),
             ({"optimizer": "grd"}, "strategy: there is no optimizer 'grd'; did you mean 'grid'?"),
             ({"scheduler": "lifo"}, "strategy: there is no scheduler 'lifo'; did you mean 'fifo'?"),

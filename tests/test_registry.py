@@ -90,16 +90,20 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("grid", {"leveles": 3}), ("random", {"levels": 3}), ("sobol", {"seed": 1})]
+    ("name", "options", "hint"),
+    [
+        ("grid", {"leveles": 3}, "there is no 'leveles'; did you mean 'levels'"),
+        ("random", {"levels": 3}, "there is no 'levels'; it has no options"),
+        ("sobol", {"seed": 1}, "there is no 'seed'; it has no options"),
+    ],
 )
-def test_options_that_a_part_does_not_have_are_refused(name: str, options: dict[str, Any]) -> None:
-    [option] = options
-    with pytest.raises(ConfigError, match=f"strategy: {name} does not take these options .*{option}"):
+def test_options_that_a_part_does_not_have_are_refused(name: str, options: dict[str, Any], hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"strategy: {name} does not take these options .*: {hint}"):
         registry.optimizer(name, options)
 
 
 def test_options_that_a_part_refuses_are_reported_in_its_own_words() -> None:
-    with pytest.raises(ConfigError, match="levels to be an integer of at least 1, got 0"):
+    with pytest.raises(ConfigError, match="levels to be an integer from 1 to 100000, got 0"):
         registry.optimizer("grid", {"levels": 0})
 
 

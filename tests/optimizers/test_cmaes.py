@@ -133,8 +133,8 @@ def test_it_begins_elsewhere_with_a_larger_population_when_it_has_converged() ->
     [
         ({"sigma": 0.0}, "sigma to be a number above 0 and at most 1, got 0.0"),
         ({"sigma": "large"}, "sigma to be a number above 0 and at most 1, got 'large'"),
-        ({"population": 3}, "population to be an integer of at least 4, got 3"),
-        ({"population": 8.0}, "population to be an integer of at least 4, got 8.0"),
+        ({"population": 3}, "population to be an integer from 4 to 100000, got 3"),
+        ({"population": 8.0}, "population to be an integer from 4 to 100000, got 8.0"),
     ],
 )
 def test_options_out_of_bounds_are_refused(options: dict[str, Any], message: str) -> None:

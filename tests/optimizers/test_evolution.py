@@ -121,8 +121,8 @@ def test_it_finds_better_configurations_than_random_search() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"population": 0}, "population to be an integer of at least 1, got 0"),
-        ({"sample": 2.5}, "sample to be an integer of at least 1, got 2.5"),
+        ({"population": 0}, "population to be an integer from 1 to 100000, got 0"),
+        ({"sample": 2.5}, "sample to be an integer from 1 to 100000, got 2.5"),
         ({"population": 4, "sample": 5}, "at most 4, got 5"),
         ({"step": 0}, "step to be a number above 0 and at most 1, got 0"),
         ({"step": True}, "step to be a number above 0 and at most 1, got True"),

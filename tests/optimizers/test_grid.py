@@ -153,7 +153,7 @@ def test_the_grid_ends_where_it_ends() -> None:
 
 @pytest.mark.parametrize("levels", [0, -1, 2.5, "5", None, True])
 def test_levels_are_a_count(levels: Any) -> None:
-    with pytest.raises(ConfigError, match=f"levels to be an integer of at least 1, got {levels!r}"):
+    with pytest.raises(ConfigError, match=f"levels to be an integer from 1 to 100000, got {levels!r}"):
         GridOptimizer(levels=levels)
 
 

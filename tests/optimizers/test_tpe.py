@@ -143,9 +143,9 @@ def test_how_many_observations_make_up_g_matters_little() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"startup": 0}, "startup to be an integer of at least 1, got 0"),
-        ({"candidates": "24"}, "candidates to be an integer of at least 1, got '24'"),
-        ({"most": 1.5}, "most to be an integer of at least 1, got 1.5"),
+        ({"startup": 0}, "startup to be an integer from 1 to 100000, got 0"),
+        ({"candidates": "24"}, "candidates to be an integer from 1 to 100000, got '24'"),
+        ({"most": 1.5}, "most to be an integer from 1 to 100000, got 1.5"),
     ],
 )
 def test_options_out_of_bounds_are_refused(options: dict[str, Any], message: str) -> None:

@@ -152,9 +152,9 @@ class TestOptions:
         ("options", "message"),
         [
             ({"stop_when_converged": "yes"}, "stop_when_converged: expected true or false, got 'yes'"),
-            ({"patience": 1}, "patience: expected a whole number from 2, got 1"),
-            ({"patience": 2.5}, "patience: expected a whole number from 2, got 2.5"),
-            ({"patience": True}, "patience: expected a whole number from 2, got True"),
+            ({"patience": 1}, "patience: expected a whole number from 2 to 1000000, got 1"),
+            ({"patience": 2.5}, "patience: expected a whole number from 2 to 1000000, got 2.5"),
+            ({"patience": True}, "patience: expected a whole number from 2 to 1000000, got True"),
             ({"tolerance": -0.1}, "tolerance: expected a number from 0 to 1, got -0.1"),
             ({"tolerance": float("nan")}, "tolerance: expected a number from 0 to 1, got nan"),
             ({"false_stop_rate": 0}, "false_stop_rate: expected a number above 0, up to 0.5, got 0"),

@@ -257,7 +257,15 @@ def parse_strategy(strategy: str | Strategy) -> Strategy:
     if name not in registry.names("optimizers"):
         known = {*registry.names("optimizers"), *registry.names("schedulers")}
         raise FieldError(("strategy",), f"there is no strategy {strategy!r}; {did_you_mean(name, known)}")
-    return Strategy(optimizer=name, optimizer_options={registry.first_option(name): word} if colon else {})
+    return Strategy(optimizer=name, optimizer_options={registry.first_option(name): _scalar(word)} if colon else {})
+
+
+def _scalar(word: str) -> Any:
+    """What a word stands for in a short form: a number or a truth value as in JSON, else itself."""
+    try:
+        return msgspec.json.decode(word, type=bool | int | float)
+    except msgspec.MsgspecError:
+        return word
 
 
 def parse_command(field: str, command: list[str] | str) -> list[str]:

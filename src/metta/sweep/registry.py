@@ -55,11 +55,26 @@ def _build(room: Room, field: str, name: str, options: Mapping[str, Any]) -> obj
     try:
         return cast(object, part(**options))
     except TypeError as error:
-        raise _wrong_options(field, name, options, error) from error
+        raise _wrong_options(field, name, part, options, error) from error
 
 
-def _wrong_options(field: str, name: str, options: Mapping[str, Any], error: TypeError) -> ConfigError:
-    return ConfigError(f"{field}: {name} does not take these options {dict(options)!r}: {error}")
+def _wrong_options(field: str, name: str, part: Any, options: Mapping[str, Any], error: TypeError) -> ConfigError:
+    known, takes_any = _options_of(part)
+    unknown = [option for option in options if option not in known]
+    why = str(error)
+    if unknown and not takes_any:
+        why = f"there is no {unknown[0]!r}; " + (did_you_mean(unknown[0], known) if known else "it has no options")
+    return ConfigError(f"{field}: {name} does not take these options {dict(options)!r}: {why}")
+
+
+def _options_of(part: Any) -> tuple[list[str], bool]:
+    """Names of the options that a part takes, in order, and whether it takes others as well."""
+    from inspect import Parameter, signature  # a script that only decorates a function does not need it
+
+    parameters = signature(part).parameters.values()
+    named = [each.name for each in parameters if each.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}]
+    takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+    return [option for option in named if option not in _DISPATCHER_CONTEXT], takes_any
 
 
 def optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
@@ -69,10 +84,7 @@ def optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
 
 def first_option(name: str) -> str:
     """The option that an optimizer takes first; raises ConfigError when there is no such optimizer, or it has none."""
-    from inspect import Parameter, signature  # as above
-
-    parameters = signature(_load("optimizers", "strategy", name)).parameters.values()
-    named = [each.name for each in parameters if each.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}]
+    named, _ = _options_of(_load("optimizers", "strategy", name))
     if not named:
         raise ConfigError(f"strategy: {name} has no options; leave the colon out, and what follows it")
     return named[0]
@@ -118,5 +130,5 @@ def _load_dispatcher(field: str, name: str, options: Mapping[str, Any]) -> Any:
     try:
         signature(part).bind(*_DISPATCHER_CONTEXT, **options)
     except TypeError as error:
-        raise _wrong_options(field, name, options, error) from error
+        raise _wrong_options(field, name, part, options, error) from error
     return part

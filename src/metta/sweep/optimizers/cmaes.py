@@ -10,6 +10,7 @@ from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.optimizers.axes import Axes
 from metta.sweep.optimizers.columns import Columns, ColumnsCache
 from metta.sweep.optimizers.encoding import Floats
+from metta.sweep.optimizers.options import check_count
 from metta.sweep.optimizers.sampling import rng, suggest_distinct
 from metta.sweep.protocols import History, Suggestion
 
@@ -44,8 +45,8 @@ class CMAESOptimizer:
     def __init__(self, sigma: float = 0.25, population: int | None = None) -> None:
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma <= 1:
             raise ConfigError(f"strategy: cmaes needs sigma to be a number above 0 and at most 1, got {sigma!r}")
-        if population is not None and (type(population) is not int or population < 4):
-            raise ConfigError(f"strategy: cmaes needs population to be an integer of at least 4, got {population!r}")
+        if population is not None:
+            check_count("cmaes", "population", population, least=4)
         self._sigma, self._population = float(sigma), population
         self._columns = ColumnsCache()
         self._search: _Search | None = None

@@ -9,6 +9,7 @@ from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.optimizers.axes import Axes
 from metta.sweep.optimizers.columns import Columns, ColumnsCache
 from metta.sweep.optimizers.encoding import Floats
+from metta.sweep.optimizers.options import check_count
 from metta.sweep.optimizers.sampling import suggest_distinct
 from metta.sweep.protocols import History, Suggestion
 
@@ -38,8 +39,7 @@ class EvolutionOptimizer:
 
     def __init__(self, population: int = 10, sample: int = 4, step: float = 0.15) -> None:
         for name, number in (("population", population), ("sample", sample)):
-            if type(number) is not int or number < 1:
-                raise ConfigError(f"strategy: evolution needs {name} to be an integer of at least 1, got {number!r}")
+            check_count("evolution", name, number)
         if sample > population:
             raise ConfigError(
                 f"strategy: evolution draws the sample from the population, so that it is at most {population}, "

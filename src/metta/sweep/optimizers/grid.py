@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import islice
 
-from metta.sweep.errors import ConfigError
 from metta.sweep.model import ids
 from metta.sweep.model.lattice import Lattice
 from metta.sweep.model.parameters import LogNormal, Normal
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.space import SearchSpace
 from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.optimizers.options import check_count
 from metta.sweep.protocols import History, Suggestion
 
 
@@ -30,8 +30,7 @@ class GridOptimizer:
     """
 
     def __init__(self, levels: int = 5) -> None:
-        if type(levels) is not int or levels < 1:
-            raise ConfigError(f"strategy: grid needs levels to be an integer of at least 1, got {levels!r}")
+        check_count("grid", "levels", levels)
         self._levels = levels
         self._lattice: Lattice | None = None
         self._lattice_of: SearchSpace | None = None

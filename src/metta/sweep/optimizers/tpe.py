@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from metta.sweep.errors import ConfigError
 from metta.sweep.model.acquisition import Acquisition, Alternative
 from metta.sweep.model.space import Config
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.optimizers.axes import Axes
 from metta.sweep.optimizers.columns import Columns, ColumnsCache
 from metta.sweep.optimizers.encoding import Floats, Integers
+from metta.sweep.optimizers.options import check_count
 from metta.sweep.optimizers.parzen import Parzen
 from metta.sweep.optimizers.sampling import rng, suggest_distinct, untried
 from metta.sweep.protocols import History, Suggestion
@@ -40,8 +40,7 @@ class TPEOptimizer:
 
     def __init__(self, startup: int = 10, candidates: int = 32, most: int = 300) -> None:
         for name, number in (("startup", startup), ("candidates", candidates), ("most", most)):
-            if type(number) is not int or number < 1:
-                raise ConfigError(f"strategy: tpe needs {name} to be an integer of at least 1, got {number!r}")
+            check_count("tpe", name, number)
         self._startup, self._candidates, self._most = startup, candidates, most
         self._columns = ColumnsCache()
         self._axes: Axes | None = None

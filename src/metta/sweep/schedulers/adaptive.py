@@ -18,6 +18,8 @@ from metta.sweep.schedulers.workload import progress_of, workload_of
 
 #: Where in a sweep its phases stand, as the part of its limits that is used.
 PHASES = {"early": 0.0, "middle": 0.5, "convergence": 1.0}
+#: Whoever has more patience than that does not want to stop.
+_LONGEST_PATIENCE = 1_000_000
 #: How much to explore at the beginning of a sweep and at its end, as the founding document has it.
 _FIRST_EXPLORATION, _LAST_EXPLORATION = 0.8, 0.2
 
@@ -51,8 +53,8 @@ class AdaptiveScheduler:
     ) -> None:
         if not isinstance(stop_when_converged, bool):
             raise _refused("stop_when_converged", "true or false", stop_when_converged)
-        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 2:
-            raise _refused("patience", "a whole number from 2", patience)
+        if not isinstance(patience, int) or isinstance(patience, bool) or not 2 <= patience <= _LONGEST_PATIENCE:
+            raise _refused("patience", f"a whole number from 2 to {_LONGEST_PATIENCE}", patience)
         if not _is_number(tolerance) or not 0 <= tolerance <= 1:
             raise _refused("tolerance", "a number from 0 to 1", tolerance)
         if not _is_number(false_stop_rate) or not 0 < false_stop_rate <= 0.5:
