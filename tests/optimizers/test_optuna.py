@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
 from metta.sweep.errors import ConfigError, MissingExtraError
-from metta.sweep.model.space import Choice, LogNormal, LogUniform, Range, SearchSpace, Uniform
+from metta.sweep.model.space import Choice, LogNormal, LogUniform, Normal, Range, SearchSpace, Uniform
+from metta.sweep.model.state import SweepState
 from metta.sweep.optimizers.optuna import OptunaOptimizer
 from metta.sweep.optimizers.optuna_study import OptunaStudy
 from metta.sweep.optimizers.random import RandomOptimizer
@@ -57,20 +60,36 @@ def test_a_long_sweep_goes_on_after_a_restart_as_if_there_had_been_none(sampler:
     assert optimizer.suggest(history, 3) == OptunaOptimizer(sampler, **SAMPLERS[sampler]).suggest(history, 3)
 
 
-def test_a_grid_is_walked_over_restarts() -> None:
-    grid = {"search_space": {"layers": [1, 2], "width": [0, 1, 2], "rate": [0]}}
-    space = SPACES["finite"]
-    state = search(OptunaOptimizer("GridSampler", **grid), space, lambda _: 0.0, [2])
-    state = search_on(state, OptunaOptimizer("GridSampler", **grid), 4)
-    tried = {space.key(run.config) for run in state.runs.values()}
-    assert len(tried) == 6
-    assert all(run.config["layers"] < 3 for run in state.runs.values())
+def test_normal_parameters_are_told_after_a_restart_as_they_were_suggested() -> None:
+    space = SearchSpace.of({"init": Normal(0.0, 0.02), "scale": LogNormal(0.0, 1.0)})
+    state = started(sweep_config(search_space=space, direction="minimize"))
+    optimizer, score = OptunaOptimizer("TPESampler"), bowl(state.sweep.config)
+    for _ in range(40):
+        history = history_of(state)
+        suggestions = optimizer.suggest(history, 1)
+        assert suggestions == OptunaOptimizer("TPESampler").suggest(history, 1)
+        state = lived(state, configs(suggestions), "c", score)
+    live, fresh = (study_of(each, state) for each in (optimizer, OptunaOptimizer("TPESampler")))
+    assert [trial.params for trial in live] == [trial.params for trial in fresh]
 
 
-def search_on(state: Any, optimizer: Optimizer, count: int) -> Any:
-    for _ in range(count):
-        state = lived(state, configs(optimizer.suggest(history_of(state), 1)), "c", lambda _: 0.0)
-    return state
+def study_of(optimizer: OptunaOptimizer, state: SweepState) -> list[optuna.trial.FrozenTrial]:
+    """The trials from which the optimizer makes its next suggestion; those that were told are the first."""
+    optimizer.suggest(history_of(state), 1)
+    assert optimizer._study is not None
+    return optimizer._study._study.get_trials()
+
+
+def test_integers_that_floats_cannot_tell_apart_are_searched_by_number() -> None:
+    low, high = 2**60, 2**60 + 1000
+    space = SearchSpace.of({"n": Range(low, high), "m": Range(low, 2**60 + 1, step=1)})
+    config = sweep_config(search_space=space, direction="minimize")
+    optimizer = OptunaOptimizer("TPESampler")
+    optimizer.check(config)
+    tried = [run.config for run in search(optimizer, space, bowl(config), [1] * 20).runs.values()]
+    assert all(low <= each["n"] <= high for each in tried)
+    assert len({each["n"] for each in tried}) > 10
+    assert {each["m"] for each in tried} == {low, low + 1}
 
 
 def test_it_finds_better_configurations_than_random_search() -> None:
@@ -162,17 +181,115 @@ def test_nothing_is_said_on_standard_error_and_nothing_is_left_set(capfd: pytest
             {},
             r"Optuna has no sampler 'TPEsampler'; did you mean 'TPESampler'\? known: BruteForceSampler, ",
         ),
-        ("PartialFixedSampler", {}, "has no sampler 'PartialFixedSampler'"),
+        ("tpesampler", {}, r"has no sampler 'tpesampler'; did you mean 'TPESampler'\?"),
+        ("tpe", {}, r"has no sampler 'tpe'; did you mean 'TPESampler'\?"),
+        ("CMAESSAMPLR", {}, r"has no sampler 'CMAESSAMPLR'; did you mean 'CmaEsSampler'\?"),
+        ("PartialFixedSampler", {}, "PartialFixedSampler is not offered: .*make the parameter a Constant"),
         ("BaseSampler", {}, "has no sampler 'BaseSampler'"),
         ("TPESampler", {"seed": 3}, "the seed of TPESampler comes from the sweep's own"),
         ("TPESampler", {"startup": 3}, r"TPESampler does not take these options \{'startup': 3\}"),
         ("QMCSampler", {"qmc_type": "latin"}, r"QMCSampler does not take these options .*halton"),
-        ("GridSampler", {}, "GridSampler does not take these options .*search_space"),
+        ("GridSampler", {"search_space": {"x": [0.1]}}, "GridSampler is not offered: .*use strategy 'grid'"),
+        ("NSGAIISampler", {"crossover": 3}, "NSGAIISampler does not take these options .*not a valid crossover"),
     ],
 )
 def test_what_optuna_does_not_have_is_refused(sampler: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OptunaOptimizer(sampler, **options)
+
+
+CONTINUOUS = SearchSpace.of({"x": Uniform(0.0, 1.0), "y": Uniform(0.0, 1.0)})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "message"),
+    [
+        ("BruteForceSampler", {}, "BruteForceSampler cannot search this space with these options: ValueError: "),
+        ("TPESampler", {"n_startup_trials": "x"}, "TPESampler cannot search this space .*: TypeError: "),
+        ("TPESampler", {"gamma": 3}, "TPESampler cannot search this space .*: TypeError: "),
+        ("CmaEsSampler", {"x0": {"nope": 0.5}}, "CmaEsSampler cannot search this space .*: AssertionError: "),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_refused_before_the_start(
+    sampler: str, options: dict[str, Any], message: str
+) -> None:
+    optimizer = OptunaOptimizer(sampler, **options)
+    with pytest.raises(ConfigError, match=f"strategy: Optuna's {message}"):
+        optimizer.check(sweep_config(search_space=CONTINUOUS))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "NSGAIIISampler"])
+def test_what_a_sampler_can_do_is_not_refused(sampler: str, space: str) -> None:
+    if sampler == "BruteForceSampler" and SPACES[space].cardinality is None:
+        return
+    optimizer = OptunaOptimizer(sampler, **SAMPLERS.get(sampler, {}))
+    config = sweep_config(search_space=SPACES[space])
+    fresh = OptunaOptimizer(sampler, **SAMPLERS.get(sampler, {}))
+    optimizer.check(config)
+    history = history_of(started(config))
+    assert optimizer.suggest(history, 2) == fresh.suggest(history, 2)
+
+
+def test_a_brute_force_search_of_a_huge_range_is_refused_at_once() -> None:
+    config = sweep_config(search_space=SearchSpace.of({"n": Range(1, 10**12)}))
+    with pytest.raises(ConfigError, match=r"BruteForceSampler .*at most 10000, and 'n' has 1000000000000; widen its"):
+        OptunaOptimizer("BruteForceSampler").check(config)
+
+
+def test_a_rehearsal_leaves_the_longest_start_behind() -> None:
+    def gamma(_: int) -> int:
+        raise ArithmeticError("no good ones")
+
+    optimizer = OptunaOptimizer("TPESampler", n_startup_trials=60, gamma=gamma)
+    with pytest.raises(ConfigError, match="ArithmeticError: no good ones"):
+        optimizer.check(sweep_config(search_space=CONTINUOUS))
+
+
+def test_a_sampler_that_lacks_a_package_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer(*_: Any) -> Any:
+        raise ImportError("Tried to import 'torch' but failed.") from ModuleNotFoundError("none", name="torch.nn")
+
+    monkeypatch.setattr(optuna.samplers.GPSampler, "infer_relative_search_space", infer)
+    optimizer = OptunaOptimizer("RandomSampler")
+    optimizer.check(sweep_config(search_space=CONTINUOUS))
+    with pytest.raises(MissingExtraError, match=r"the sampler GPSampler needs torch; .*: pip install torch$"):
+        OptunaOptimizer("GPSampler").check(sweep_config(search_space=CONTINUOUS))
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
+def test_the_gaussian_process_asks_for_torch() -> None:
+    with pytest.raises(MissingExtraError, match=r"the sampler GPSampler needs torch; .*: pip install torch$"):
+        OptunaOptimizer("GPSampler").check(sweep_config(search_space=CONTINUOUS))
+
+
+def test_what_a_sampler_raises_later_names_it() -> None:
+    optimizer = OptunaOptimizer("TPESampler", n_startup_trials=0, gamma=lambda n: 1 // 0)
+    state = lived(started(sweep_config(search_space=CONTINUOUS)), [{"x": 0.1, "y": 0.2}], "c", lambda _: 0.0)
+    with pytest.raises(ConfigError, match=r"Optuna's TPESampler failed to suggest anything; .*: ZeroDivisionError: "):
+        optimizer.suggest(history_of(state), 1)
+
+
+def test_what_lies_outside_the_space_is_refused() -> None:
+    def new_sampler(seed: int, _: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.GridSampler({"x": [7.0], "y": [0.5]}, seed=seed)
+
+    study = OptunaStudy(sweep_config(search_space=CONTINUOUS), new_sampler, replays=True)
+    with (
+        pytest.warns(UserWarning, match="out of range"),
+        pytest.raises(ConfigError, match=r"GridSampler suggests what is outside .*'x': 7\.0 is outside"),
+    ):
+        study.ask(0)
+
+
+def test_an_optuna_that_is_broken_is_called_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "optuna").mkdir()
+    (tmp_path / "optuna" / "__init__.py").write_text("raise AttributeError('no such thing in numpy')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "optuna"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=r"installed but broken \(AttributeError: no such thing .*pip install"):
+        OptunaOptimizer()
 
 
 def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,17 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState, create_trial
 
-from metta.sweep.errors import SearchSpaceError
+from metta.sweep.errors import ConfigError, SearchSpaceError
 from metta.sweep.model.parameters import Choice, Constant, LogUniform, Parameter, Range, Uniform
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.space import Config
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.model.trail import Trail
+from metta.sweep.optimizers.sampling import rng
 from metta.sweep.protocols import History
+
+#: Optuna holds numbers as floats, among which larger integers have gaps.
+_LARGEST_EXACT_INTEGER = 2**53
 
 
 class OptunaStudy:
@@ -64,7 +68,11 @@ class OptunaStudy:
         return not self._expected
 
     def ask(self, index: int) -> tuple[Config, int]:
-        """What the sampler suggests for run `index`, and the trial that stands for it."""
+        """What the sampler suggests for run `index`, and the trial that stands for it.
+
+        Raises:
+            ConfigError: it is no configuration of the sweep's space.
+        """
         self._study.sampler = self._new_sampler(self._config.seed, index)
         trial = self._study.ask()
         self._count += 1
@@ -72,7 +80,31 @@ class OptunaStudy:
         for name in self._space.resolution_order:
             if self._space.is_active(name, values):
                 values[name] = self._terms[name].suggest(trial, name)
-        return {name: values[name] for name in self._space.parameters if name in values}, trial.number
+        config = {name: values[name] for name in self._space.parameters if name in values}
+        try:
+            self._space.check(config)
+        except SearchSpaceError as error:
+            sampler = type(self._study.sampler).__name__
+            raise ConfigError(
+                f"strategy: Optuna's {sampler} suggests what is outside the sweep's search_space: {error}; use another "
+                "sampler, or options that stay inside"
+            ) from error
+        return config, trial.number
+
+    def rehearse(self, count: int) -> None:
+        """Have the sampler suggest something after `count` made-up trials; the study is of no other use then.
+
+        They end one by one, and beside the last suggestion one is still running.
+        """
+        generator = rng(self._config.seed, 0)
+        for index in range(count):
+            if self._replays:
+                _, number = self.ask(index)
+            else:
+                number = self.add(self._space.decode(generator.random(len(self._space.dimensions)).tolist()))
+            self._tell(number, float(index))
+        for index in (count, count + 1):
+            self.ask(index)
 
     def add(self, config: Config) -> int:
         """A running trial that the sampler was not asked for."""
@@ -160,7 +192,7 @@ class _Term:
         self._count = parameter.cardinality
         #: Whether Optuna's values are the parameter's own.
         self._is_plain = isinstance(parameter, Uniform | LogUniform) or (
-            isinstance(parameter, Range) and (self._count is None or isinstance(parameter.value_at(0), int))
+            isinstance(parameter, Range) and (self._count is None or _are_exact_integers(parameter))
         )
         #: None for a constant, which Optuna need not know.
         self.distribution = _distribution(parameter)
@@ -178,7 +210,12 @@ class _Term:
             return number if self._is_plain else self._parameter.value_at(number)
         assert isinstance(distribution, FloatDistribution)
         unit = trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-        return unit if self._is_plain else self._parameter.decode(unit)
+        if self._is_plain:
+            return unit
+        # Several units may stand for one value. The trial keeps the one that it would be told with after a restart.
+        value = self._parameter.decode(unit)
+        trial.storage.set_trial_param(trial._trial_id, name, self.term(value), distribution)
+        return value
 
     def term(self, value: Any) -> Any:
         """A value as Optuna has it."""
@@ -204,7 +241,13 @@ def _distribution(parameter: Parameter) -> BaseDistribution | None:
 def _distribution_of_range(parameter: Range) -> BaseDistribution:
     if parameter.cardinality is None:
         return FloatDistribution(float(parameter.low), float(parameter.high), log=parameter.log)
-    lowest, highest = parameter.value_at(0), parameter.value_at(parameter.cardinality - 1)
-    if isinstance(lowest, int) and isinstance(highest, int):
+    if _are_exact_integers(parameter):
+        lowest, highest = (int(parameter.value_at(index)) for index in (0, parameter.cardinality - 1))
         return IntDistribution(lowest, highest, log=parameter.log, step=int(parameter.step or 1))
     return IntDistribution(0, parameter.cardinality - 1)
+
+
+def _are_exact_integers(parameter: Range) -> bool:
+    """Whether Optuna can hold the values as they are."""
+    ends = (parameter.value_at(0), parameter.value_at((parameter.cardinality or 1) - 1))
+    return all(isinstance(end, int) and abs(end) <= _LARGEST_EXACT_INTEGER for end in ends)
