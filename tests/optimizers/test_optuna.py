@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -257,8 +256,8 @@ def test_a_sampler_that_lacks_a_package_is_refused_before_the_start(monkeypatch:
         OptunaOptimizer("GPSampler").check(sweep_config(search_space=CONTINUOUS))
 
 
-@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
-def test_the_gaussian_process_asks_for_torch() -> None:
+def test_the_gaussian_process_asks_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed, also where it is
     with pytest.raises(MissingExtraError, match=r"the sampler GPSampler needs torch; .*: pip install torch$"):
         OptunaOptimizer("GPSampler").check(sweep_config(search_space=CONTINUOUS))
 
