@@ -8,8 +8,10 @@ import signal
 import pytest
 
 from cli.command_line import TARGET, CommandLine
+from metta.sweep.agent.location import new_socket_path
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepStatus
+from processes import processes_in
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -183,3 +185,16 @@ def test_a_stop_whose_controller_was_killed_is_carried_out_by_whoever_comes_next
     assert metta("resume", "train").error.endswith(f"bring it to its end with: metta sweep stop {sweep_id}")
     assert metta("run", "train.py").code == 1
     assert (metta.latest().status, metta.latest().counts) == (SweepStatus.STOPPED, {JobStatus.CANCELLED: 2})
+
+
+def test_a_sweep_may_be_taken_up_from_within_a_job_of_its_own(metta: CommandLine) -> None:
+    running = metta.start_held()
+    for process in (running.process, *processes_in(metta.folder)):
+        process.kill()
+    running.process.wait()
+    metta.wait_for_the_end_of_all_processes()
+    metta.release()
+    # As in a shell that a job had started: the new agent looks for what its predecessor's jobs have left.
+    socket = new_socket_path(metta.store.url, metta.latest().sweep_id)
+    assert metta("run", "train.py", METTA_SWEEP_SOCKET=str(socket)).code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 4}

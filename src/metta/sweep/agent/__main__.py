@@ -72,11 +72,18 @@ _UNENDED = [status for status in JobStatus if not status.ended]
 
 
 def _kill_leftovers(url: str, sweep: SweepMetadata) -> None:
-    """Kill what jobs of an agent that died left behind: processes that outlived both it and its fork server."""
+    """Kill what jobs of an agent that died left behind: processes that outlived both it and its fork server.
+
+    Whoever started this agent is spared, as it may have been started in a job's shell: this agent is to serve it.
+    """
     with closing(open_reader(url)) as reader:
         unended = [run.open_job for run in reader.fetch_runs(sweep.sweep_id, statuses=_UNENDED)]
     sessions = {job.pid: job.started_at for job in unended if job and job.pid and job.started_at}
+    this = psutil.Process()
+    spared = {this.pid, *(parent.pid for parent in this.parents())}
     for process in psutil.process_iter():
+        if process.pid in spared:
+            continue
         try:
             started_at = sessions.get(os.getsid(process.pid))
             # Process ids are used again: ours began no earlier than their job (give or take the clock's granularity).
