@@ -36,7 +36,7 @@ def data(count: int, seed: int = 0, feature_map: FeatureMap = MIXED) -> tuple[Fl
 
 
 def hyperparameters(feature_map: FeatureMap = MIXED, seed: int = 1) -> Hyperparameters:
-    size = feature_map.dimensions + 2 + 2 * len(feature_map.warped)
+    size = feature_map.dimensions + 3 + 2 * len(feature_map.warped)
     return Hyperparameters.of(0.3 * np.random.default_rng(seed).standard_normal(size) - 0.5, feature_map.dimensions)
 
 
@@ -44,7 +44,7 @@ def hyperparameters(feature_map: FeatureMap = MIXED, seed: int = 1) -> Hyperpara
 def test_the_gradient_of_the_likelihood_is_that_of_finite_differences(seed: int) -> None:
     features, targets = data(30)
     likelihood = Likelihood(MIXED, features, targets)
-    size = MIXED.dimensions + 2 + 2 * len(MIXED.warped)
+    size = MIXED.dimensions + 3 + 2 * len(MIXED.warped)
     point = 0.4 * np.random.default_rng(seed).standard_normal(size)
     _, gradient = likelihood(point)
     step = 1e-5
@@ -76,14 +76,17 @@ def test_predictions_are_those_of_the_textbook() -> None:
     prior = hyperparameters()
     points = data(7, seed=3)[0]
 
-    def scaled(rows: Floats) -> Floats:
+    def warped(rows: Floats) -> Floats:
         rows = rows.copy()
         rows[:, MIXED.warped] = kumaraswamy(rows[:, MIXED.warped], prior.exponents).values
-        return rows / prior.lengthscales[MIXED.axes]
+        return rows
 
     def kernel(left: Floats, right: Floats) -> Floats:
-        distances = np.sqrt(5 * ((scaled(left)[:, None] - scaled(right)[None]) ** 2).sum(axis=2))
-        return np.asarray(prior.scale * (1 + distances + distances**2 / 3) * np.exp(-distances))
+        left, right = warped(left), warped(right)
+        steps = (left[:, None] - right[None]) / prior.lengthscales[MIXED.axes]
+        distances = np.sqrt(5 * (steps**2).sum(axis=2))
+        details = prior.scale * (1 + distances + distances**2 / 3) * np.exp(-distances)
+        return np.asarray(details + prior.trend * (left - MIXED.centre) @ (right - MIXED.centre).T)
 
     inverse = np.linalg.inv(kernel(features, features) + prior.noise * np.eye(20))
     cross = kernel(points, features)

@@ -52,6 +52,8 @@ class FeatureMap:
         self.first: Integers = np.concatenate([[0], np.cumsum(widths)[:-1]]).astype(np.int64)
         #: Features whose axis has an order, and may be stretched (`input_warping`).
         self.warped: Integers = self.first[~self.is_choice]
+        #: (f,) where a linear trend has no effect: the middle of each ordered axis.
+        self.centre: Floats = np.where(self.is_choice, 0.0, 0.5)[self.axes]
         self._conditions = self._resolved_conditions()
 
     def _resolved_conditions(self) -> list[tuple[int, list[tuple[int, Integers]]]]:
