@@ -24,12 +24,12 @@ class Trail:
         `seen` is None for a reader that has seen nothing.
         """
         until = 0 if seen is None else seen.length
-        latest_first: dict[str, None] = {}
+        latest_first: list[str] = []
         entry: Trail | None = self
         while entry is not None and entry.length > until:
-            latest_first.setdefault(entry.run_id)
+            latest_first.append(entry.run_id)
             entry = entry.earlier
-        return list(reversed(latest_first)) if entry is seen else None
+        return list(dict.fromkeys(latest_first))[::-1] if entry is seen else None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trail):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +90,17 @@ class ColumnsCache:
         units, active, fits = self._encoder.encode([run.config for run in counting])
         ended = np.array([run.status in _ENDED for run in counting], dtype=np.bool_)
         for table, rows in ((self._ended, fits & ended), (self._pending, fits & ~ended)):
-            chosen = [counting[row] for row in np.flatnonzero(rows)]
+            chosen = counting if rows.all() else [counting[row] for row in np.flatnonzero(rows)]
+            if not chosen:
+                continue
             figures = np.empty((len(chosen), 4))
-            figures[:, 0] = [_score(run, maximize, partial_results) for run in chosen]
+            figures[:, 0] = _scores(chosen, maximize, partial_results)
             figures[:, 1] = [run.cost for run in chosen]
             figures[:, 2] = [run.status is JobStatus.FAILED for run in chosen]
             figures[:, 3] = [run.index for run in chosen]
-            table.append([run.run_id for run in chosen], units[rows], active[rows], figures)
+            # All rows at once need no copies, which take their time when there are many.
+            which = slice(None) if chosen is counting else rows
+            table.append([run.run_id for run in chosen], units[which], active[which], figures)
 
     def _columns(self) -> Columns:
         units, active, figures = self._ended.arrays()
@@ -116,12 +119,15 @@ class ColumnsCache:
         )
 
 
-def _score(run: RunInfo, maximize: bool, partial_results: bool) -> float:
+def _scores(runs: list[RunInfo], maximize: bool, partial_results: bool) -> Floats:
     """Lower is better; NaN for none."""
-    score = run.score
-    if run.status is JobStatus.FAILED:
-        score = run.partial_score if partial_results else None
-    return math.nan if score is None else -score if maximize else score
+    scores = [
+        run.score if run.status is not JobStatus.FAILED else run.partial_score if partial_results else None
+        for run in runs
+    ]
+    # None becomes NaN.
+    oriented = np.array(scores, dtype=np.float64)
+    return -oriented if maximize else oriented
 
 
 class _Table:
@@ -153,6 +159,11 @@ class _Table:
 
     def append(self, run_ids: list[str], units: Floats, active: Booleans, figures: Floats) -> None:
         start, count = len(self._rows), len(self._rows) + len(run_ids)
+        self._rows.update(zip(run_ids, range(start, count), strict=True))
+        if not start:
+            # As they are: after a restart there may be a hundred thousand, and copying them would take its time.
+            self._units, self._active, self._figures = units, active, figures
+            return
         if count > len(self._units):
             # Twice the room each time: a row is moved a constant number of times on the average.
             room = max(2 * count, 64)
@@ -160,7 +171,6 @@ class _Table:
                 _grown(old, room, start) for old in (self._units, self._active, self._figures)
             )
         self._units[start:count], self._active[start:count], self._figures[start:count] = units, active, figures
-        self._rows.update(zip(run_ids, range(start, count), strict=True))
 
 
 def _grown(old: NDArray[Any], room: int, count: int) -> NDArray[Any]:

@@ -50,23 +50,26 @@ class Encoder:
             units (n, d), as `SearchSpace.encode` gives them, inactive axes at 0.5; active (n, d), whether the parameter
             of the axis exists; fits (n,), False for what is no configuration of this space, whose row means nothing.
         """
-        parts = [self._encode(configs[start : start + _CHUNK]) for start in range(0, max(len(configs), 1), _CHUNK)]
-        units, active, fits = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        shape = (len(configs), len(self._axis))
+        units, active, fits = np.full(shape, 0.5), np.zeros(shape, np.bool_), np.ones(len(configs), np.bool_)
+        for start in range(0, len(configs), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            self._encode(configs[rows], units[rows], active[rows], fits[rows])
         return units, active, fits
 
-    def _encode(self, configs: Sequence[Config]) -> tuple[Floats, Booleans, Booleans]:
+    def _encode(self, configs: Sequence[Config], units: Floats, active: Booleans, fits: Booleans) -> None:
+        """Fills in what `encode` returns."""
         count = len(configs)
-        units = np.full((count, len(self._axis)), 0.5)
-        active = np.zeros((count, len(self._axis)), dtype=np.bool_)
-        fits = np.ones(count, dtype=np.bool_)
         known = np.zeros(count, dtype=np.int64)
         indices: dict[str, Integers] = {}
         gathered = self._gathered(configs)
         for name in self.space.resolution_order:
             values, exists = gathered[name]
             known += exists
-            fits &= exists == self._is_active(name, indices, count)
-            rows = np.flatnonzero(exists)
+            if self._accepted[name] or len(values) < count:
+                fits &= exists == self._is_active(name, indices, count)
+            # A slice, where it will do, is several times as fast.
+            rows = slice(None) if len(values) == count else np.flatnonzero(exists)
             column, numbers = self._column(name, values)
             fits[rows] &= np.isfinite(column)
             if name in self._parents:
@@ -76,7 +79,6 @@ class Encoder:
                 units[rows, self._axis[name]] = column
                 active[:, self._axis[name]] = exists
         fits &= known == np.fromiter(map(len, configs), np.int64, count)
-        return units, active, fits
 
     def _gathered(self, configs: Sequence[Config]) -> dict[str, tuple[Sequence[Any], Booleans]]:
         """Of each parameter the values, where it has one, and where that is."""

@@ -29,7 +29,7 @@ _ALTERNATIVES = 3
 #: Suggestions of one call that are searched for with full effort; the others share a fourth of it each.
 _THOROUGH = 4
 #: Beyond so many dimensions the effort falls.
-_MANY = 20
+_MANY = 15
 
 
 class GaussianProcessOptimizer:

@@ -37,7 +37,7 @@ def fit(feature_map: FeatureMap, features: Floats, targets: Floats) -> Hyperpara
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
-            options={"maxiter": _MOST_ITERATIONS, "ftol": 1e-6},
+            options={"maxiter": _MOST_ITERATIONS, "ftol": 1e-5},
         )
         for start in _starts(dimensions, warped)
     ]
