@@ -364,6 +364,11 @@ class TestStrategy:
         config = config_of(strategy={"optimizer": "grid", "optimizer_options": {"levels": 3}})
         assert config.strategy == Strategy(optimizer="grid", optimizer_options={"levels": 3})
 
+    def test_a_colon_means_the_same_in_the_long_form(self) -> None:
+        config = config_of(strategy={"optimizer": "optuna:TPESampler", "optimizer_options": {"n_startup_trials": 5}})
+        assert config.strategy.optimizer == "optuna"
+        assert config.strategy.optimizer_options == {"sampler": "TPESampler", "n_startup_trials": 5}
+
     @pytest.mark.parametrize(
         ("strategy", "message"),
         [
@@ -372,6 +377,7 @@ class TestStrategy:
                 "strategy: there is no strategy 'randon'; did you mean 'random'? known: adaptive, ",
             ),
             ("", "strategy: there is no strategy ''; known:"),
+            ("TPE", "strategy: there is no strategy 'TPE'; did you mean 'tpe'?"),
             ("optna:TPESampler", "strategy: there is no strategy 'optna:TPESampler'; did you mean 'optuna'?"),
             ("fifo:3", "strategy: there is no strategy 'fifo:3'; "),
             ("random:3", "strategy: random has no options; leave the colon out"),

@@ -55,6 +55,13 @@ def test_an_unknown_kind_is_answered_with_those_there_are() -> None:
     assert all(name in message for name in PRESETS)
 
 
+def test_what_is_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model_type: needs the name of a kind of model"):
+        SmartDefaults().suggest_search_space(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="code: needs the text of Python code, got NoneType"):
+        SmartDefaults().infer_metric(None)  # type: ignore[arg-type]
+
+
 def test_a_suggestion_is_ones_own_to_change() -> None:
     space = SmartDefaults().suggest_search_space("cnn")
     space["lr"] = LogUniform(1e-4, 1e-2)

@@ -94,6 +94,7 @@ BAD = {
     "no parameters": ({}, "search_space: needs at least one parameter, got none"),
     "a number as a name": ({"a": {1: Uniform(0, 1)}}, "parameter names are strings, got 1"),
     "an empty name": ({"": 1}, "parameter '': a name is one or more words joined by single dots"),
+    "a name beyond any table": ({"a" * 251: 1}, "...: a name has at most 250 characters, got 251"),
     "a dot at the end": ({"a.": 1}, "parameter 'a.': a name is one or more words joined by single dots"),
     "two dots": ({"a": {".b": 1}}, "parameter 'a..b': a name is one or more words joined by single dots"),
     "an empty group": ({"a": 1, "b": {}}, "parameter 'b': an empty mapping holds no parameters"),

@@ -248,9 +248,14 @@ def parse_strategy(strategy: str | Strategy) -> Strategy:
     """A strategy from its short form: the name of an optimizer or of a scheduler, or `NAME:WORD`.
 
     The word is an optimizer's first option: `optuna:TPESampler` is the optimizer optuna with the sampler TPESampler.
+    The long form takes it as well, as the name of its optimizer.
     """
     if isinstance(strategy, Strategy):
-        return strategy
+        name, colon, word = strategy.optimizer.partition(":")
+        if not colon:
+            return strategy
+        options = {registry.first_option(name): _scalar(word), **strategy.optimizer_options}
+        return replace(strategy, optimizer=name, optimizer_options=options)
     name, colon, word = strategy.partition(":")
     if not colon and name in registry.names("schedulers"):
         return Strategy(scheduler=name)

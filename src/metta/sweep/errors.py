@@ -108,6 +108,9 @@ class DispatchError(SweepError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """End of an error message: the closest known word, then all of them."""
     names = sorted(known)
-    close = [name for name in names if word and name.startswith(word)] or difflib.get_close_matches(word, names, n=1)
+    by_lower = {name.lower(): name for name in reversed(names)}
+    lower = word.lower()
+    close = [name for name in names if word and name.lower().startswith(lower)]
+    close = close or [by_lower[near] for near in difflib.get_close_matches(lower, by_lower, n=1)]
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"{guess}known: {', '.join(names)}"

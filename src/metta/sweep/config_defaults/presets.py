@@ -218,6 +218,8 @@ def find_preset(model_type: str) -> Preset:
     Raises:
         ConfigError: there is none; names those that there are.
     """
+    if not isinstance(model_type, str):
+        raise ConfigError(f'model_type: needs the name of a kind of model, such as "cnn", got {model_type!r}')
     name = model_type.strip().lower().replace(" ", "_").replace("-", "_")
     name = _ALIASES.get(name, name)
     if name not in PRESETS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metta.sweep.errors import ConfigError
 from metta.sweep.model.run import Resources
 from metta.sweep.model.space import Parameter
 
@@ -46,6 +47,9 @@ class SmartDefaults:
         The code is parsed and never executed. Of several, one about validation data goes before one about test data,
         training data come last, and accuracy, reward and the like go before losses. It is "objective" where none is
         found, or the code cannot be parsed.
+
+        Raises:
+            ConfigError: the code is no text.
         """
         found = self.explain_metric(code)
         return found[0].name if found else UNKNOWN_METRIC
@@ -57,9 +61,15 @@ class SmartDefaults:
         return direction_of(metric)
 
     def explain_metric(self, code: str) -> list[Candidate]:
-        """All names that may be the metric's, the likeliest first, with where and why."""
+        """All names that may be the metric's, the likeliest first, with where and why.
+
+        Raises:
+            ConfigError: the code is no text.
+        """
         from metta.sweep.config_defaults.metrics import candidates
 
+        if not isinstance(code, str):
+            raise ConfigError(f"code: needs the text of Python code, got {type(code).__name__}")
         try:
             return candidates(code)
         except (SyntaxError, ValueError, RecursionError):

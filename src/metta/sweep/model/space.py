@@ -44,6 +44,8 @@ __all__ = [
     "nest",
 ]
 
+#: Names stand in tables and on command lines.
+_LONGEST_NAME = 250
 #: A configuration as the system holds it: parameter name (dot path) to JSON value.
 Config: TypeAlias = dict[str, Any]
 
@@ -80,6 +82,10 @@ class SearchSpace(msgspec.Struct, frozen=True, dict=True):
             parts = name.split(".")
             if not all(parts):
                 raise SearchSpaceError(f"parameter {name!r}: a name is one or more words joined by single dots")
+            if len(name) > _LONGEST_NAME:
+                raise SearchSpaceError(
+                    f"parameter {name[:40]!r}...: a name has at most {_LONGEST_NAME} characters, got {len(name)}"
+                )
             for length in range(1, len(parts)):
                 prefix = ".".join(parts[:length])
                 if prefix in self.parameters:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from inspect import isabstract, signature
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +55,7 @@ class OptunaOptimizer:
         if sampler in _REFUSED:
             raise ConfigError(f"strategy: Optuna's {sampler} is not offered: {_REFUSED[sampler]}")
         if sampler not in samplers:
-            closest = _closest(str(sampler), samplers)
-            raise ConfigError(f"strategy: Optuna has no sampler {sampler!r}; {did_you_mean(closest, samplers)}")
+            raise ConfigError(f"strategy: Optuna has no sampler {sampler!r}; {did_you_mean(str(sampler), samplers)}")
         if "seed" in options:
             raise ConfigError(f"strategy: the seed of {sampler} comes from the sweep's own; set that one instead")
         self._name, self._class, self._options = sampler, samplers[sampler], options
@@ -157,15 +155,6 @@ def _samplers() -> dict[str, Callable[..., BaseSampler]]:
         ) from error
     classes = {name: getattr(samplers, name) for name in samplers.__all__ if name.endswith("Sampler")}
     return {name: each for name, each in classes.items() if not isabstract(each) and name not in _REFUSED}
-
-
-def _closest(word: str, names: Iterable[str]) -> str:
-    """The name that was meant, capitals or not; the word itself where none is close."""
-    by_folded = {name.casefold(): name for name in sorted(names)}
-    folded = word.casefold()
-    close = [name for name in by_folded if folded and name.startswith(folded)]
-    close = close or get_close_matches(folded, by_folded, n=1)
-    return by_folded[close[0]] if close else word
 
 
 @contextmanager
