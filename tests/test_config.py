@@ -26,6 +26,7 @@ from metta.sweep.config import (
 from metta.sweep.config_changes import differences
 from metta.sweep.config_defaults.smart import SmartDefaults
 from metta.sweep.errors import ConfigError
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import FailureKind, Resources, RetryPolicy
 from metta.sweep.model.space import Choice, Constant, LogNormal, LogUniform, Normal, Range, Uniform
 from metta.sweep.model.sweep import (
@@ -110,6 +111,7 @@ class TestSettings:
             "seed": 3,
             "max_parallel": 4,
             "max_parallel_eval": 2,
+            "fidelity": {"resource": "step", "maximum": 900, "grace_period": 10, "reduction_factor": 4},
             "max_trials": 10,
             "budget_hours": 1.5,
             "max_hours": 2,
@@ -140,6 +142,7 @@ class TestSettings:
             "retry": RetryPolicy(backoff=3, on=(FailureKind.KILLED,), memory_growth=2),
             "retry_eval": RetryPolicy(max_retries=1),
             "checkpoints": Retention(last=3, best=1, every=10),
+            "fidelity": Fidelity(resource="step", maximum=900, grace_period=10, reduction_factor=4),
         }
         assert arrived == {**given, **nested}
         assert set(given) == set(SweepFile.__struct_fields__)
@@ -149,6 +152,21 @@ class TestSettings:
         for incomplete in ({key: value for key, value in LEAST.items() if key != name}, {**LEAST, name: None}):
             with pytest.raises(ConfigError, match=f"^{name}: is missing"):
                 parse_settings(incomplete)
+
+    @pytest.mark.parametrize(
+        ("fidelity", "message"),
+        [
+            ({"resource": "epoch"}, "fidelity: "),
+            ({"maximum": 10, "grace_period": 20}, "fidelity.grace_period: is at most maximum (10), got 20"),
+            ({"maximum": 10, "reduction_factor": 1}, "fidelity.reduction_factor: expected"),
+            ({"maximum": 10, "eta": 3}, "fidelity.eta: unknown key"),
+            ({"maximum": 10, "resource": "loss"}, "fidelity.resource: is the metric that tells how far a run is"),
+        ],
+    )
+    def test_a_fidelity_that_makes_no_sense_is_refused(self, fidelity: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            config_of(fidelity=fidelity, metric="loss")
+        assert str(caught.value).startswith(message)
 
     def test_an_unknown_key_is_answered_with_the_closest_known_one(self) -> None:
         message = problem_with(max_trails=3)

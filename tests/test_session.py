@@ -16,11 +16,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from metta.sweep import current_run, load_checkpoint, report_metrics, run_directory, save_checkpoint, session
+from metta.sweep import (
+    TrialStopped,
+    current_run,
+    load_checkpoint,
+    report_metrics,
+    run_directory,
+    save_checkpoint,
+    session,
+    should_stop,
+)
 from metta.sweep.errors import CheckpointError, MetricError
 from metta.sweep.model.events import CheckpointSaved
-from metta.sweep.model.run import Checkpoint, Damaged, JobType
-from metta.sweep.session import RunConfig, RunContext, Session
+from metta.sweep.model.run import Checkpoint, Damaged, JobType, Outcome
+from metta.sweep.session import Ending, RunConfig, RunContext, Session
 
 
 class Tensor:
@@ -77,6 +86,11 @@ class TestOutside:
         assert load_checkpoint() is None
         assert load_checkpoint(step=3) is None
         assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_is_ever_to_stop_and_steps_may_repeat(self) -> None:
+        for _ in range(2):
+            report_metrics({"epoch": 3}, raise_on_stop=True)
+        assert not should_stop()
 
 
 class TestInside:
@@ -151,6 +165,128 @@ class TestInside:
         assert current_run() is context
         assert run_directory() == run_directory() == Path(context.directory)
         assert run_directory().is_dir()
+
+
+class TestStopping:
+    """A trial that is to train up to a level, or that the agent asks to stop."""
+
+    @pytest.fixture
+    def trial(self, context: RunContext) -> Iterator[Trial]:
+        made = Trial(context, "epoch", 3)
+        yield made
+        session.enter(None)
+
+    def test_it_ends_by_the_report_that_comes_to_the_level_and_that_is_sent(self, trial: Trial) -> None:
+        report_metrics({"score": 1, "epoch": 2.5})
+        assert not should_stop()
+        with pytest.raises(TrialStopped, match=r"^epoch has reached 3$"):
+            report_metrics({"score": 2, "epoch": 3})
+        assert trial.sent == [{"score": 1, "epoch": 2.5}, {"score": 2, "epoch": 3}]
+        assert trial.outcome is Outcome.PAUSED
+
+    def test_no_handler_for_exceptions_keeps_it_from_ending(self, trial: Trial) -> None:
+        assert not issubclass(TrialStopped, Exception)
+        with pytest.raises(TrialStopped):
+            report_metrics({"epoch": 4})
+        with pytest.raises(TrialStopped):
+            report_metrics({"score": 1})
+        assert trial.outcome is Outcome.PAUSED
+
+    def test_code_that_wants_to_save_first_asks_instead(self, trial: Trial) -> None:
+        report_metrics({"epoch": 3}, raise_on_stop=False)
+        assert should_stop()
+        assert trial.outcome is Outcome.PAUSED
+
+    def test_it_ends_when_the_agent_asks_it_to_and_is_asked_only_until_it_does(self, trial: Trial) -> None:
+        report_metrics({"epoch": 1})
+        assert trial.outcome is None
+        trial.ending = Ending(Outcome.STOPPED, "others are better")
+        with pytest.raises(TrialStopped, match="others are better"):
+            report_metrics({"epoch": 2})
+        asked = trial.asked
+        assert should_stop()
+        assert trial.asked == asked
+        assert trial.outcome is Outcome.STOPPED
+
+    def test_it_is_paused_when_it_comes_to_its_level_after_it_was_asked_to_stop(self, trial: Trial) -> None:
+        trial.ending = Ending(Outcome.STOPPED, "others are better")
+        report_metrics({"epoch": 2}, raise_on_stop=False)
+        report_metrics({"epoch": 3}, raise_on_stop=False)
+        assert trial.outcome is Outcome.PAUSED
+
+    @pytest.mark.parametrize("value", [2, 1, -1])
+    def test_a_step_that_was_reported_before_is_refused(self, trial: Trial, value: int) -> None:
+        report_metrics({"epoch": 2})
+        with pytest.raises(MetricError) as caught:
+            report_metrics({"epoch": value, "score": 1})
+        assert str(caught.value) == (
+            f"metric 'epoch' is {value} after 2, and it tells how far the training is; "
+            "report each step once, in ascending order"
+        )
+        assert trial.current.error is caught.value
+        assert trial.sent == [{"epoch": 2}]
+
+    def test_reports_without_the_step_may_come_at_any_time(self, trial: Trial) -> None:
+        for metrics in ({"score": 1}, {"epoch": 1_000_000.5 - 1_000_000}, {"score": 1}, {"score": 0}, {"epoch": 2}):
+            report_metrics(metrics)
+        assert len(trial.sent) == 5
+
+    def test_the_result_may_name_the_last_step_again_but_no_earlier(self, trial: Trial) -> None:
+        report_metrics({"epoch": 2})
+        trial.current.report_result({"epoch": 2, "score": 1})
+        assert trial.outcome is None
+        with pytest.raises(MetricError, match=r"^metric 'epoch' is 1 after 2"):
+            trial.current.report_result({"epoch": 1})
+
+    def test_a_result_that_comes_to_the_level_is_a_pause_and_one_that_nobody_told_to_stop_is_none(
+        self, trial: Trial
+    ) -> None:
+        trial.ending = Ending(Outcome.STOPPED, "others are better")
+        trial.current.report_result({"epoch": 2})
+        assert trial.outcome is None
+        trial.current.report_result({"epoch": 3})
+        assert trial.outcome is Outcome.PAUSED
+
+    def test_a_level_in_seconds_is_one_of_wall_time(self, context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 100.0
+        monkeypatch.setattr(session.time, "monotonic", lambda: now)
+        trial = Trial(context, "seconds", 10)
+        try:
+            for _ in range(2):
+                report_metrics({"seconds": 50})  # the user's own measure of something
+            now = 110.0
+            with pytest.raises(TrialStopped, match=r"^seconds has reached 10$"):
+                report_metrics({"score": 1})
+        finally:
+            session.enter(None)
+        assert trial.outcome is Outcome.PAUSED
+
+    def test_a_whole_training_has_no_level(self, context: RunContext) -> None:
+        trial = Trial(context, "epoch", None)
+        report_metrics({"epoch": 1e9})
+        session.enter(None)
+        assert trial.outcome is None
+
+
+class Trial:
+    """This process as a trial that the agent may ask to stop."""
+
+    def __init__(self, context: RunContext, resource: str, until: float | None) -> None:
+        self.sent: list[dict[str, float]] = []
+        self.ending: Ending | None = None
+        self.asked = 0
+        context = msgspec.structs.replace(context, resource=resource, until=until)
+        self.current = Session(context, self.sent.append, ask=self._ask)
+        session.enter(self.current)
+
+    def _ask(self) -> Ending | None:
+        self.asked += 1
+        return self.ending
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What it would end by if it returned now."""
+        return None if self.current.ending is None else self.current.ending.outcome
 
 
 class Job:

@@ -74,14 +74,16 @@ class Bench:
         state = SweepController(self.store, SWEEP, self.dispatcher(), SystemClock()).run()
         return sorted(state.runs.values(), key=lambda run: run.index)
 
-    def grant(self, index: int = 0, config: Mapping[str, Any] | None = None) -> JobDefinition:
+    def grant(
+        self, index: int = 0, config: Mapping[str, Any] | None = None, *, until: float | None = None
+    ) -> JobDefinition:
         assert self.config is not None
         values = {"x": 1} if config is None else dict(config)
         run_id = ids.run_id(SWEEP, index)
         job_id = ids.job_id(run_id, JobType.TRAIN, 1)
         bodies: list[tuple[ev.Body, str | None]] = [
             (ev.RunCreated(index=index, config=values), None),
-            (ev.JobGranted(job_type=JobType.TRAIN, attempt=1), job_id),
+            (ev.JobGranted(job_type=JobType.TRAIN, attempt=1, until=until), job_id),
         ]
         self.store.append(
             [
@@ -97,6 +99,7 @@ class Bench:
             attempt=1,
             config=values,
             resources=self.config.resources,
+            until=until,
         )
 
     def exits(self, target: Any, configs: Sequence[Mapping[str, Any]], **settings: Any) -> list[ev.JobExited]:

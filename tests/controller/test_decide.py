@@ -60,7 +60,9 @@ FAILURES = {
     Outcome.KILLED: FailureKind.KILLED,
     Outcome.TIMED_OUT: FailureKind.TIMED_OUT,
 }
-ENDINGS = ["scored"] * 6 + ["unscored", "lost", "lost early", "failed early", *(set(Outcome) - {Outcome.SUCCEEDED})]
+#: Nobody asks for an early stop here; tests/schedulers/test_asha.py does.
+UNASKED = {Outcome.SUCCEEDED, Outcome.PAUSED, Outcome.STOPPED}
+ENDINGS = ["scored"] * 6 + ["unscored", "lost", "lost early", "failed early", *(set(Outcome) - UNASKED)]
 GUARDS = (TrialLimit(), BudgetLimit(), TimeLimit())
 
 

@@ -34,11 +34,14 @@ from model.logs import (
     FAILING,
     GRANT,
     GRANT_EVAL,
+    PAUSE,
+    REQUEST_STOP,
     RETRY,
     ROLL_BACK,
     RUN,
     SAVE,
     STARTED,
+    STOP,
     SUCCEED,
     SUCCEED_EVAL,
     TRAIN,
@@ -82,6 +85,9 @@ STAGES = {
     "retrying undecided": FAILING,
     "retrying scheduled": [*FAILING, RETRY],
     "retrying its evaluation": [*TRAINED, GRANT_EVAL, BEGIN_EVAL, CRASH_EVAL, RETRY],
+    "being stopped": [CREATE, GRANT, DISPATCH, BEGIN, REQUEST_STOP],
+    "paused": [CREATE, GRANT, DISPATCH, BEGIN, PAUSE],
+    "stopped early": [CREATE, GRANT, DISPATCH, BEGIN, PAUSE, STOP],
     "rolled back": [*TRAINED, COMPLETE, ROLL_BACK],
     "rolled back after a failure": [*TRAINED, FAIL, ROLL_BACK],
 }
@@ -100,6 +106,10 @@ NEXT = {
     "timed out": ev.JobExited(outcome=Outcome.TIMED_OUT),
     "job cancelled": ev.JobExited(outcome=Outcome.CANCELLED),
     "interrupted": ev.JobExited(outcome=Outcome.INTERRUPTED),
+    "paused": ev.JobExited(outcome=Outcome.PAUSED),
+    "job stopped": ev.JobExited(outcome=Outcome.STOPPED),
+    "stop requested": ev.RunStopRequested(reason="others are better"),
+    "stopped": ev.RunStopped(reason="others are better", partial_score=1.0),
     "lost": ev.JobLost(reason="its agent is gone"),
     "crashed for a reason": crash(),
     "killed for a reason": crash(outcome=Outcome.KILLED, failure=FailureKind.KILLED),
@@ -126,6 +136,8 @@ def _exits(after_success: JobStatus) -> dict[str, JobStatus]:
         "succeeded": after_success,
         "job cancelled": JobStatus.CANCELLED,
         "interrupted": JobStatus.CANCELLED,
+        "paused": JobStatus.PAUSED,
+        "job stopped": JobStatus.PAUSED,
         "lost for a reason": JobStatus.RETRYING,
     }
     for name in ("crashed", "killed", "timed out"):
@@ -133,13 +145,15 @@ def _exits(after_success: JobStatus) -> dict[str, JobStatus]:
     return ends
 
 
-_WITHOUT_RESULT = {"failed": JobStatus.FAILED, "cancelled": JobStatus.CANCELLED}
+_WITHOUT_RESULT = {"failed": JobStatus.FAILED, "stopped": JobStatus.STOPPED, "cancelled": JobStatus.CANCELLED}
 _RETRYING = {"dispatched": JobStatus.RETRYING, "requeued": JobStatus.PENDING, **_WITHOUT_RESULT}
 _ROLLED_BACK = dict.fromkeys(("dispatched", "rescored", "rescored to nothing"), JobStatus.ROLLED_BACK)
-_TRAIN_OPEN = {"dispatched": JobStatus.PENDING, "lost": JobStatus.PENDING, **_exits(JobStatus.TRAINING_DONE_NO_EVAL)}
+_TRAIN_OPEN = {
+    **dict.fromkeys(("dispatched", "lost", "stop requested"), JobStatus.PENDING),
+    **_exits(JobStatus.TRAINING_DONE_NO_EVAL),
+}
 _EVAL_OPEN = {
-    "dispatched": JobStatus.TRAINING_DONE_NO_EVAL,
-    "lost": JobStatus.TRAINING_DONE_NO_EVAL,
+    **dict.fromkeys(("dispatched", "lost", "stop requested"), JobStatus.TRAINING_DONE_NO_EVAL),
     **_exits(JobStatus.EVAL_DONE_NOT_COMPLETED),
 }
 #: All that is allowed, with the status it leads to, besides repairs, which always are; the rest is refused.
@@ -149,7 +163,7 @@ ALLOWED = {
     "dispatched": {"started": JobStatus.IN_TRAINING, **_TRAIN_OPEN},
     "training": {
         **_TRAIN_OPEN,
-        **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_TRAINING),
+        **dict.fromkeys(("reported", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_TRAINING),
     },
     "trained": {
         "eval granted": JobStatus.TRAINING_DONE_NO_EVAL,
@@ -158,7 +172,10 @@ ALLOWED = {
         **_WITHOUT_RESULT,
     },
     "eval granted": {"started": JobStatus.IN_EVAL, **_EVAL_OPEN},
-    "evaluating": {**_EVAL_OPEN, **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_EVAL)},
+    "evaluating": {
+        **_EVAL_OPEN,
+        **dict.fromkeys(("reported", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_EVAL),
+    },
     "evaluated": {
         "dispatched": JobStatus.EVAL_DONE_NOT_COMPLETED,
         "completed": JobStatus.COMPLETED,
@@ -209,6 +226,17 @@ ALLOWED = {
     "retrying undecided": {**_RETRYING, "retry scheduled": JobStatus.RETRYING},
     "retrying scheduled": _RETRYING,
     "retrying its evaluation": {**_RETRYING, "requeued": JobStatus.TRAINING_DONE_NO_EVAL},
+    "being stopped": {
+        **{name: status for name, status in _TRAIN_OPEN.items() if name != "stop requested"},
+        **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_TRAINING),
+    },
+    "paused": {"dispatched": JobStatus.PAUSED, "train granted again": JobStatus.PENDING, **_WITHOUT_RESULT},
+    "stopped early": {
+        "dispatched": JobStatus.STOPPED,
+        "rolled back": JobStatus.ROLLED_BACK,
+        "rescored": JobStatus.STOPPED,
+        "rescored to nothing": JobStatus.STOPPED,
+    },
     "rolled back": {**_ROLLED_BACK, "restored": JobStatus.COMPLETED},
     "rolled back after a failure": {**_ROLLED_BACK, "restored": JobStatus.FAILED},
 }
@@ -719,7 +747,8 @@ class Sweep(RuleBasedStateMachine):
         for run in self.state.runs.values():
             assert (run.score is not None) == (run.status is JobStatus.COMPLETED)
             assert (run.undone is not None) == (run.status is JobStatus.ROLLED_BACK)
-            assert run.partial_score is None or JobStatus.FAILED in {run.status, run.undone and run.undone.status}
+            partial = {JobStatus.STOPPED, JobStatus.FAILED}
+            assert run.partial_score is None or partial & {run.status, run.undone and run.undone.status}
             if run.undone is not None:
                 assert run.undone.status.ended
                 assert (run.undone.score is not None) == (run.undone.status is JobStatus.COMPLETED)

@@ -82,7 +82,8 @@ def test_columns_hold_every_run_that_teaches_something_and_no_other(seed: int, p
     sign = -1 if config.direction == "maximize" else 1
     runs = {run.index: run for run in history.runs.values()}
     counting = {index for index, run in runs.items() if fits(config, run)}
-    ended = {index for index in counting if runs[index].status in {JobStatus.COMPLETED, JobStatus.FAILED}}
+    teaching = {JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED}
+    ended = {index for index in counting if runs[index].status in teaching}
     assert sorted(columns.indices.tolist()) == sorted(ended)
     assert sorted(columns.pending_indices.tolist()) == sorted(i for i in counting if not runs[i].status.ended)
     for row, index in enumerate(columns.indices.tolist()):
@@ -90,7 +91,8 @@ def test_columns_hold_every_run_that_teaches_something_and_no_other(seed: int, p
         assert columns.units[row].tolist() == config.search_space.encode(run.config)
         assert columns.costs[row] == run.cost
         assert columns.failed[row] == (run.status is JobStatus.FAILED)
-        score = run.score if run.status is JobStatus.COMPLETED else run.partial_score if partial else None
+        counts_in_part = partial or run.status is JobStatus.STOPPED
+        score = run.score if run.status is JobStatus.COMPLETED else run.partial_score if counts_in_part else None
         assert np.isnan(columns.scores[row]) if score is None else columns.scores[row] == sign * score
 
 

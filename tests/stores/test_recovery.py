@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from metta.sweep.errors import StoreAwayError, StoreError
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event, new_event
-from metta.sweep.model.run import JobStatus
+from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.space import Choice, SearchSpace
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
@@ -308,6 +309,11 @@ def test_a_finite_space_knows_what_was_tried(path: Path) -> None:
     assert recovered(path)[1].sweep.run_count == 3
 
 
+def without_positions(run: RunInfo) -> RunInfo:
+    """Where events are missing, those after them move up."""
+    return replace(run, rungs=tuple(replace(rung, seq=0) for rung in run.rungs))
+
+
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), share=st.sampled_from([0.01, 0.1, 0.5, 0.9]))
@@ -330,7 +336,7 @@ def test_whatever_is_missing_the_rest_comes_back(tmp_path: Path, seed: int, shar
     assert {*sweep.complete, *sweep.rebuilt, *sweep.partial, *sweep.lost} == {*state.runs}
     assert runs.keys() - rows <= {*state.runs} <= runs.keys()
     for run_id in runs.keys() - rows:
-        assert state.runs[run_id] == runs[run_id]
+        assert without_positions(state.runs[run_id]) == without_positions(runs[run_id])
     if not seqs:
         assert state == before
 

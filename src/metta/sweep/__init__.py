@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     )
     from metta.sweep.session import (
         LoadedCheckpoint,
+        TrialStopped,
         current_run,
         load_checkpoint,
         report_metrics,
         run_directory,
         save_checkpoint,
+        should_stop,
     )
 
 __all__ = [
@@ -51,12 +53,14 @@ __all__ = [
     "Sweep",
     "SweepError",
     "SweepResult",
+    "TrialStopped",
     "Uniform",
     "current_run",
     "load_checkpoint",
     "report_metrics",
     "run_directory",
     "save_checkpoint",
+    "should_stop",
     "sweep",
 ]
 
@@ -67,11 +71,13 @@ _HOMES = {
     "metta.sweep.model.parameters": ("Choice", "Constant", "LogNormal", "LogUniform", "Normal", "Range", "Uniform"),
     "metta.sweep.session": (
         "LoadedCheckpoint",
+        "TrialStopped",
         "current_run",
         "load_checkpoint",
         "report_metrics",
         "run_directory",
         "save_checkpoint",
+        "should_stop",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

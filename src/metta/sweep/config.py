@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from metta.sweep import registry
 from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
 from metta.sweep.model.dispatching import Dispatching
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.parameters import ParameterBase
 from metta.sweep.model.run import Delay, FailureKind, JobType, MaxRetries, Resources, RetryPolicy
 from metta.sweep.model.space import (
@@ -69,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retry_delay_seconds: Delay | None = None
     retry: RetryPolicy = RetryPolicy()
     retry_eval: RetryPolicy | None = None
+    fidelity: Fidelity | None = None
     same_error_limit: Annotated[int, Meta(ge=0)] = 3
     partial_results: bool = False
     checkpoints: Retention = Retention()
@@ -98,6 +100,7 @@ _NESTED: dict[str, type[msgspec.Struct]] = {
     "retry": RetryPolicy,
     "retry_eval": RetryPolicy,
     "checkpoints": Retention,
+    "fidelity": Fidelity,
     "dispatcher": Dispatching,
 }
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -338,6 +341,7 @@ def build_config(
         job_timeout_s=settings.job_timeout_s,
         grace_s=settings.grace_s,
         isolation=settings.isolation,
+        fidelity=settings.fidelity,
         retry=_retry_policy(settings),
         retry_eval=settings.retry_eval,
         same_error_limit=settings.same_error_limit,
@@ -351,7 +355,8 @@ def build_config(
     )
     config = _as_read_again(config)
     _check_memory(config)
-    registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options)
+    _check_fidelity(config)
+    registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options).check(config)
     registry.optimizer(config.strategy.optimizer, config.strategy.optimizer_options).check(config)
     check_dispatching(config.dispatcher, config)
     return config
@@ -379,6 +384,21 @@ def _check_memory(config: SweepConfig) -> None:
                 (name, "max_memory_gb"),
                 f"is at least resources.memory_gb ({at_first:g}), from which memory grows, got {most:g}",
             )
+
+
+def _check_fidelity(config: SweepConfig) -> None:
+    fidelity = config.fidelity
+    if fidelity is None:
+        return
+    if fidelity.grace_period > fidelity.maximum:
+        raise FieldError(
+            ("fidelity", "grace_period"), f"is at most maximum ({fidelity.maximum:g}), got {fidelity.grace_period:g}"
+        )
+    if fidelity.resource == config.metric:
+        raise FieldError(
+            ("fidelity", "resource"),
+            f"is the metric that tells how far a run is, such as epoch, not the one that counts ({config.metric!r})",
+        )
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

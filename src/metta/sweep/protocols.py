@@ -200,13 +200,14 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     def observations(self) -> list[Observation]:
         """What the runs have taught so far, in the order of their indices; looks at all runs.
 
-        Completed runs count with their score; where the sweep wants partial results, failed ones with the last value
-        before the failure.
+        Completed runs count with their score; those stopped early with the last value before that, and so do failed
+        ones where the sweep wants partial results.
         """
+        partial = {JobStatus.STOPPED, JobStatus.FAILED} if self.config.partial_results else {JobStatus.STOPPED}
         scored = [
             (run, run.score if run.status is JobStatus.COMPLETED else run.partial_score)
             for run in self.runs.values()
-            if run.status is JobStatus.COMPLETED or (run.status is JobStatus.FAILED and self.config.partial_results)
+            if run.status is JobStatus.COMPLETED or run.status in partial
         ]
         return [
             Observation(
@@ -215,7 +216,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
                 score=score,
                 cost=run.cost,
                 metrics=run.metrics,
-                partial=run.status is JobStatus.FAILED,
+                partial=run.status is not JobStatus.COMPLETED,
+                fidelity=None if run.status is JobStatus.COMPLETED else run.progress,
             )
             for run, score in sorted(scored, key=lambda pair: pair[0].index)
             if score is not None
@@ -256,6 +258,8 @@ class CreateRuns(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     #: As of `History`, for the optimizer that chooses them.
     exploration: float = 0.5
+    #: As of `JobDefinition`.
+    until: float | None = None
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,13 +274,26 @@ class StartJob(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     type: JobType
     reasons: tuple[str, ...] = ()
+    #: As of `JobDefinition`.
+    until: float | None = None
 
 
-Wish: TypeAlias = CreateRuns | StartJob | Finish
+class StopRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Wish that a run be given up, whether it is trained just now or waits."""
+
+    run_id: str
+    reason: str
+
+
+Wish: TypeAlias = CreateRuns | StartJob | StopRun | Finish
 
 
 class Scheduler(Protocol):
-    """Says what should start: a pure function of the state."""
+    """Says what should start, go on and stop: a pure function of the state."""
+
+    def check(self, config: SweepConfig) -> None:
+        """Raise a UsageError when this scheduler cannot run the sweep."""
+        ...
 
     def schedule(self, state: SweepState, capacity: int | None) -> list[Wish]:
         """Wishes, most urgent first, each with its reasons.
@@ -291,6 +308,8 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A guard's no."""
 
     reason: str
+    #: Whether runs that are paused may not go on either; they are stopped then.
+    ends_paused: bool = True
 
 
 class Guard(Protocol):

@@ -1,4 +1,4 @@
-"""What training code calls: `report_metrics`, `save_checkpoint`, `load_checkpoint`, `run_directory`, `current_run`.
+"""What training code calls: to report metrics, to hear that it is to stop, to save its progress and to go on from it.
 
 Outside a sweep all of it is harmless.
 """
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from metta.sweep.errors import CheckpointError, MetricError
+from metta.sweep.model.fidelity import SECONDS
 from metta.sweep.model.metrics import checked
-from metta.sweep.model.run import Checkpoint, JobType
+from metta.sweep.model.run import Checkpoint, JobType, Outcome
 from metta.sweep.model.space import nest
 
 if TYPE_CHECKING:
@@ -34,6 +35,60 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     #: What this attempt may go on from, oldest first.
     checkpoints: tuple[Checkpoint, ...] = ()
+    #: The metric that tells how far the training is, or `seconds`; None where the sweep compares whole trainings.
+    resource: str | None = None
+    #: It is to train until the resource reaches this; None for a whole training.
+    until: float | None = None
+
+
+class TrialStopped(BaseException):
+    """Ends a trial that has trained as far as it was to, or that the search has given up for better ones.
+
+    Let it pass: blocks of `finally:` and context managers do their work on the way. Not an Exception, so that no
+    handler in the training code catches it.
+    """
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """That a trial is to end, and what its job's outcome is then."""
+
+    outcome: Outcome
+    reason: str
+
+
+class Progress:
+    """How far one attempt is by what it reports.
+
+    Args:
+        resource: The metric that tells it; None for none.
+        until: How far it is to come; None for a whole training.
+    """
+
+    def __init__(self, resource: str | None, until: float | None) -> None:
+        self.resource = resource
+        self.until = until
+        self._value: float | None = None
+
+    @property
+    def reached(self) -> bool:
+        """Whether it has reported to be as far as it was to come."""
+        return self._value is not None and self.until is not None and self._value >= self.until
+
+    def advance(self, metrics: Mapping[str, float], *, may_repeat: bool = False) -> None:
+        """Take a report's word for it.
+
+        Raises:
+            MetricError: it would be a step back, or the same step again where that is not allowed.
+        """
+        if self.resource is None or self.resource == SECONDS or self.resource not in metrics:
+            return
+        value, before = metrics[self.resource], self._value
+        if before is not None and (value < before or (value == before and not may_repeat)):
+            raise MetricError(
+                f"metric {self.resource!r} is {value:.15g} after {before:.15g}, and it tells how far the training is; "
+                "report each step once, in ascending order"
+            )
+        self._value = value
 
 
 class LoadedCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +141,7 @@ class Session:
         context: Which job this is.
         send: Called with metrics.
         tell: Called with what becomes of checkpoints.
+        ask: Says whether the agent wants the trial to end.
     """
 
     def __init__(
@@ -93,23 +149,61 @@ class Session:
         context: RunContext,
         send: Callable[[dict[str, float]], None],
         tell: Callable[[CheckpointSaved | Damaged], None] = lambda _: None,
+        ask: Callable[[], Ending | None] = lambda: None,
     ) -> None:
         self.context = context
         self._send = send
         self._tell = tell
+        self._ask = ask
+        self._progress = Progress(context.resource, context.until)
+        self._began = time.monotonic()
         self._checkpoints = {checkpoint.step: checkpoint for checkpoint in context.checkpoints}
         #: The first report that was no report: the run fails by it even if the code swallows the exception.
         self.error: MetricError | None = None
+        #: That the trial is to end, once the code was told: from then on it ends by that, however it returns.
+        self.ending: Ending | None = None
 
-    def report(self, metrics: Any) -> None:
-        """Check and send; raises MetricError."""
+    def report(self, metrics: Any, *, raise_on_stop: bool = True) -> None:
+        """Check and send; raises MetricError or TrialStopped."""
+        self._report(metrics)
+        if self.should_stop() and raise_on_stop:
+            assert self.ending is not None
+            raise TrialStopped(self.ending.reason)
+
+    def report_result(self, metrics: Any) -> None:
+        """Check and send what the function returned: its summary, which may name the last step again.
+
+        Nothing can be stopped any more, but it may have come just as far as it was to.
+        """
+        self._report(metrics, may_repeat=True)
+        self.ending = self._pause() if self._progress.reached else self.ending
+
+    def _report(self, metrics: Any, *, may_repeat: bool = False) -> None:
         try:
             values = checked(metrics)
+            self._progress.advance(values, may_repeat=may_repeat)
         except MetricError as error:
             self.error = self.error or error
             raise
         if values:
             self._send(values)
+
+    def should_stop(self) -> bool:
+        """Whether the trial is to end; the code knows it then."""
+        if self._has_come_far_enough():
+            self.ending = self._pause()
+        elif self.ending is None:
+            self.ending = self._ask()
+        return self.ending is not None
+
+    def _has_come_far_enough(self) -> bool:
+        until = self.context.until
+        if until is not None and self.context.resource == SECONDS:
+            return time.monotonic() - self._began >= until
+        return self._progress.reached
+
+    def _pause(self) -> Ending:
+        return Ending(Outcome.PAUSED, f"{self.context.resource} has reached {self.context.until:.15g}")
 
     def save(self, path_or_obj: Any, step: int) -> Path:
         """Save a checkpoint, and only then tell the agent."""
@@ -163,16 +257,30 @@ def enter(session: Session | None) -> None:
     _current = session
 
 
-def report_metrics(metrics: Mapping[str, Any]) -> None:
+def report_metrics(metrics: Mapping[str, Any], *, raise_on_stop: bool = True) -> None:
     """Tell the sweep what was measured so far, such as `{"accuracy": 0.93, "epoch": 3}`.
 
     Call it as often as you like; the last value of each metric is what counts. Outside a sweep it does nothing.
 
+    Args:
+        metrics: Names and numbers. Where the sweep has a `fidelity`, its resource is to grow from report to report.
+        raise_on_stop: Whether the trial ends here when it is to end; without it, ask `should_stop()`.
+
     Raises:
-        MetricError: in a sweep, when a value is not a finite number. The run fails with that reason.
+        TrialStopped: the trial has trained as far as it was to, or the search has given it up. Let it pass.
+        MetricError: in a sweep, when a value is not a finite number, or the resource has not grown. The run fails
+            with that reason.
     """
     if _current is not None:
-        _current.report(metrics)
+        _current.report(metrics, raise_on_stop=raise_on_stop)
+
+
+def should_stop() -> bool:
+    """Whether this trial is to end: it has trained as far as it was to, or the search has given it up.
+
+    Save a checkpoint then and return; the run may be continued from there. Outside a sweep it is False.
+    """
+    return _current is not None and _current.should_stop()
 
 
 def save_checkpoint(path_or_obj: Any, step: int) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a failure is put down to, and what makes two failures the same.
+"""How jobs end: what a failure is put down to, and what makes two failures the same.
 
 Nothing of NumPy, torch or JAX is imported for it: their exceptions are known by the names of their classes and by what
 they say.
@@ -22,6 +22,7 @@ import msgspec
 
 from metta.sweep.errors import MetricError, TargetError
 from metta.sweep.model.run import FailureKind, Outcome
+from metta.sweep.session import Ending
 
 _STORE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 #: The machine is at its limit of processes or files: says nothing about the job that was to be started.
@@ -99,6 +100,11 @@ def of_exception(error: BaseException) -> Verdict:
         return _bad_metrics(reason, "".join(_places(error)))
     signature = _digest(*_places(error)) if kind is FailureKind.USER_ERROR else None
     return Verdict(Outcome.FAILED, one_line(reason), kind, signature)
+
+
+def of_ending(ending: Ending) -> Verdict:
+    """A trial that was told to end, and has. A pause needs no reason: the job says how far it was to come."""
+    return Verdict(ending.outcome, None if ending.outcome is Outcome.PAUSED else ending.reason)
 
 
 def of_report(reason: str) -> Verdict:

@@ -11,6 +11,7 @@ from metta.sweep.agent.failures import Verdict, oom_kills
 from metta.sweep.agent.messages import Exited, Finished
 from metta.sweep.model.events import JobExited
 from metta.sweep.model.run import JobDefinition, Outcome
+from metta.sweep.session import Progress
 
 #: How much of a log's end is searched for the last line of a command that failed.
 _TAIL_BYTES = 4096
@@ -19,8 +20,10 @@ _TAIL_BYTES = 4096
 class Job:
     """A job from the moment the agent takes it until its end is in the log."""
 
-    def __init__(self, definition: JobDefinition, directory: Path) -> None:
+    def __init__(self, definition: JobDefinition, directory: Path, progress: Progress) -> None:
         self.definition = definition
+        #: By what is not reported through the session of a function, which sees to that itself.
+        self.progress = progress
         #: That of its run.
         self.directory = directory
         self.log = directory / f"{definition.type}-{definition.attempt}.log"
@@ -30,6 +33,8 @@ class Job:
         #: How it ends because we made it end, and why.
         self.verdict: Verdict | None = None
         self.finished: Finished | None = None
+        #: Whether its function was asked to come to an end.
+        self.is_asked_to_stop = False
         #: When its process ended; what it wrote may still have to be read.
         self.ended: float | None = None
         self.tail: MetricsTail | None = None
@@ -53,6 +58,11 @@ class Job:
     def has_exited(self) -> bool:
         """Whether its process is gone, or done with it."""
         return self.ended is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing can be changed any more about how it ends."""
+        return self.verdict is not None or self.finished is not None or self.has_exited
 
     def begin(self, now: float, oom_kills_before: int) -> None:
         """Its process exists; the kernel had killed so many processes for want of memory a moment before."""
@@ -89,6 +99,11 @@ class Job:
         return verdict
 
     def _own_verdict(self, exited: Exited | None) -> Verdict:
+        verdict = self._plain_verdict(exited)
+        has_paused = verdict.outcome is Outcome.SUCCEEDED and self.progress.reached
+        return Verdict(Outcome.PAUSED) if has_paused else verdict
+
+    def _plain_verdict(self, exited: Exited | None) -> Verdict:
         if self.finished is not None:
             # A crash after the result was delivered, in some library's teardown, changes nothing about it.
             return self.finished.verdict

@@ -21,9 +21,11 @@ from metta.sweep.agent.recorder import Recorder
 from metta.sweep.agent.workers import Worker, Workers
 from metta.sweep.errors import MetricError
 from metta.sweep.model import events as ev
+from metta.sweep.model.fidelity import SECONDS
 from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.sweep import CommandTarget, SweepConfig
 from metta.sweep.protocols import Clock
+from metta.sweep.session import Ending
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 _TAIL_EVERY_S = 0.2
 #: Ids of ended jobs kept, so that a job offered twice around its end is not run twice.
 _REMEMBERED = 4096
+_PAUSE = Ending(Outcome.PAUSED, "the training has come as far as it was to")
 
 
 class Jobs:
@@ -95,7 +98,7 @@ class Jobs:
         if self.knows(definition.job_id):
             return
         directory = self._orders.run_directory(definition)
-        job = Job(definition, directory)
+        job = Job(definition, directory, self._orders.progress(definition))
         self._jobs[job.job_id] = job
         self._shelf.take(definition, directory)
         if not self._waiting:
@@ -105,16 +108,24 @@ class Jobs:
 
     def cancel(self, job_id: str, outcome: Outcome, reason: str) -> None:
         """End a job, if it is there."""
-        if job_id in self._jobs:
-            self._terminate(self._jobs[job_id], Verdict(outcome, reason))
+        job = self._jobs.get(job_id)
+        if job is None:
+            return
+        if outcome is Outcome.STOPPED:
+            self._stop(job, Ending(outcome, failures.one_line(reason)))
+        else:
+            self._terminate(job, Verdict(outcome, reason))
 
     def report(self, job_id: str, metrics: Mapping[str, float], error: str | None) -> None:
         """One of its processes reports metrics, or something that is none."""
         job = self._jobs[job_id]
         if error is not None:
             self._terminate(job, failures.of_report(error))
-        else:
-            self._record(job, ev.MetricsReported(metrics=dict(metrics)))
+            return
+        try:
+            self._measured(job, dict(metrics))
+        except MetricError as repeated:
+            self._terminate(job, failures.of_exception(repeated))
 
     def keep_checkpoint(self, job_id: str, saved: ev.CheckpointSaved) -> None:
         """One of its processes has saved a checkpoint."""
@@ -200,6 +211,8 @@ class Jobs:
             reason = f"ran longer than job_timeout_s = {limit_s:g}"
             verdict = Verdict(Outcome.TIMED_OUT, reason, FailureKind.TIMED_OUT)
             job.timers.append(self._loop.call_later(limit_s, self._terminate, job, verdict))
+        if job.tail is not None and job.progress.resource == SECONDS and job.progress.until is not None:
+            job.timers.append(self._loop.call_later(job.progress.until, self._stop, job, _PAUSE))
         if job.verdict is not None:
             self._workers.signal(job, signal.SIGTERM)
 
@@ -213,6 +226,13 @@ class Jobs:
             self._shelf.saved(job.job_id, message)
         else:
             self._shelf.damaged(job.job_id, message)
+
+    def _measured(self, job: Job, metrics: dict[str, float]) -> None:
+        """A command, or a process beside a function, has reported; raises MetricError when that is a step back."""
+        job.progress.advance(metrics)
+        self._record(job, ev.MetricsReported(metrics=metrics))
+        if job.progress.reached:
+            self._stop(job, _PAUSE)
 
     def _record(self, job: Job, body: ev.Body) -> None:
         self._recorder.add(body, run_id=job.definition.run_id, job_id=job.job_id)
@@ -233,7 +253,7 @@ class Jobs:
             return
         try:
             for metrics in job.tail.read(final=final):
-                self._record(job, ev.MetricsReported(metrics=metrics))
+                self._measured(job, metrics)
         except MetricError as error:
             verdict = failures.of_exception(error)
             if job.has_exited:
@@ -243,9 +263,20 @@ class Jobs:
 
     # ------------------------------------------------------------------------------------------------------- ending
 
+    def _stop(self, job: Job, ending: Ending) -> None:
+        """Have a job come to its end: a function is asked to first, all else is terminated at once."""
+        if job.is_settled or job.is_asked_to_stop:
+            return
+        verdict = failures.of_ending(ending)
+        job.is_asked_to_stop = self._workers.stop(job, ending)
+        if job.is_asked_to_stop:
+            job.timers.append(self._loop.call_later(self._config.grace_s, self._terminate, job, verdict))
+        else:
+            self._terminate(job, verdict)
+
     def _terminate(self, job: Job, verdict: Verdict) -> None:
         """End a job's processes: politely, then not."""
-        if job.verdict is not None or job.finished is not None or job.has_exited:
+        if job.is_settled:
             return
         job.verdict = verdict
         if job in self._waiting:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -12,13 +11,15 @@ from metta.sweep.agent.failures import Verdict
 from metta.sweep.model.events import CheckpointSaved
 from metta.sweep.model.run import Damaged, JobDefinition, Outcome
 from metta.sweep.model.sweep import Target
-from metta.sweep.session import RunContext
+from metta.sweep.session import Ending, RunContext
 
 #: Environment of a job's processes, for `metta sweep report`.
 SOCKET_VARIABLE = "METTA_SWEEP_SOCKET"
 JOB_VARIABLE = "METTA_SWEEP_JOB_ID"
 RUN_VARIABLE = "METTA_SWEEP_RUN_ID"
 RUN_DIRECTORY_VARIABLE = "METTA_SWEEP_RUN_DIRECTORY"
+#: Until which value of the sweep's resource a train job is to train; empty for a whole training.
+UNTIL_VARIABLE = "METTA_SWEEP_UNTIL"
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,7 +46,7 @@ class AskHeld(_Message, frozen=True, kw_only=True, tag="ask_held"):
 
 
 class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
-    """End these jobs: SIGTERM, the sweep's grace, SIGKILL."""
+    """End these jobs: SIGTERM, the sweep's grace, SIGKILL. A function that is to be STOPPED is asked before that."""
 
     job_ids: list[str]
     outcome: Outcome
@@ -159,7 +160,7 @@ ForkReply: TypeAlias = Prepared | JobReply
 # ------------------------------------------------------------------------------------------------ agent <-> a job
 
 
-class Assignment(_Message, frozen=True, kw_only=True):
+class Assignment(_Message, frozen=True, kw_only=True, tag="assignment"):
     """What the process has to do."""
 
     context: RunContext
@@ -168,6 +169,16 @@ class Assignment(_Message, frozen=True, kw_only=True):
     log: str
     #: Set in the process before the function is called.
     env: dict[str, str] = {}
+
+
+class Stop(_Message, frozen=True, kw_only=True, tag="stop"):
+    """Come to an end, if this is what the process works on: it may have finished meanwhile."""
+
+    job_id: str
+    ending: Ending
+
+
+ToJob: TypeAlias = Assignment | Stop
 
 
 class Measured(_Message, frozen=True, kw_only=True, tag="measured"):
@@ -192,12 +203,6 @@ class FromJob(_Message, frozen=True, kw_only=True):
 
     job_id: str
     message: JobMessage
-
-
-def lines_of(link: int) -> Iterator[bytes]:
-    """Complete lines from a blocking socket, given by its descriptor, until its other end closes."""
-    with open(link, "rb") as stream:
-        yield from stream
 
 
 def send_line(link: int, message: msgspec.Struct) -> None:

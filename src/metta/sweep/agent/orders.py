@@ -10,7 +10,7 @@ from metta.sweep.agent.command import CHECKPOINT_PLACEHOLDER, MetricsTail, argum
 from metta.sweep.agent.job import Job
 from metta.sweep.model.run import JobDefinition, JobType
 from metta.sweep.model.sweep import CommandTarget, FunctionTarget, PickledTarget, SweepConfig, Target
-from metta.sweep.session import RunContext
+from metta.sweep.session import Progress, RunContext
 
 
 class Orders:
@@ -38,6 +38,13 @@ class Orders:
         """The folder of the job's run."""
         return self._runs / definition.run_id
 
+    def progress(self, definition: JobDefinition) -> Progress:
+        """How far the job is to train, and by which resource that is measured."""
+        fidelity = self._config.fidelity
+        if fidelity is None or definition.type is not JobType.TRAIN:
+            return Progress(None, None)
+        return Progress(fidelity.resource, definition.until)
+
     def environment(self, job: Job) -> dict[str, str]:
         """What the job's processes find in theirs, beyond what all jobs of the sweep do."""
         definition = job.definition
@@ -48,6 +55,10 @@ class Orders:
             msg.RUN_DIRECTORY_VARIABLE: str(job.directory),
             **self._shelf.of(definition.job_id).environment,
         }
+        if job.progress.resource is not None:
+            until = job.progress.until
+            # Always: a sweep that a job of another sweep runs finds the other's in its environment.
+            environment[msg.UNTIL_VARIABLE] = "" if until is None else f"{until:.15g}"
         if self._config.resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
         return environment
@@ -63,6 +74,8 @@ class Orders:
                 type=definition.type,
                 directory=str(job.directory),
                 checkpoints=definition.checkpoints,
+                resource=job.progress.resource,
+                until=job.progress.until,
             ),
             target=target,
             config=definition.config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import _thread
 import os
 import sys
@@ -14,7 +15,7 @@ import msgspec
 from metta.sweep import session
 from metta.sweep.agent import failures
 from metta.sweep.agent.failures import Verdict
-from metta.sweep.agent.messages import Assignment, Finished, FromJob, JobMessage, Measured, lines_of, send_line
+from metta.sweep.agent.messages import Assignment, Finished, FromJob, JobMessage, Measured, Stop, ToJob, send_line
 from metta.sweep.agent.targets import load_function
 from metta.sweep.errors import MetricError
 from metta.sweep.model.run import Outcome
@@ -36,23 +37,72 @@ class _Speaking:
 _speaking = _Speaking()
 os.register_at_fork(after_in_child=_speaking.renew)
 
-_decode = msgspec.json.Decoder(Assignment).decode
+_decode = msgspec.json.Decoder(ToJob).decode
+#: Read at a time; a request to stop is shorter.
+_CHUNK_BYTES = 1 << 14
+
+
+class _Inbox:
+    """What the agent says over the socket: assignments, and in the middle of one that it is to stop.
+
+    While a job runs, what has arrived is looked at and left where it is. So neither a thread that the job before left
+    behind nor a process that it forked can take away what is meant for another.
+    """
+
+    def __init__(self, link: int) -> None:
+        # Not `socket.socket`: what the user imports may have replaced that, or have given all new ones a time-out.
+        self._link = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, link)
+        self._link.settimeout(None)
+        self._read = b""
+
+    def next_assignment(self) -> Assignment | None:
+        """Wait for it; None when the agent is gone."""
+        while True:
+            line, end, rest = self._read.partition(b"\n")
+            if not end:
+                chunk = self._link.recv(_CHUNK_BYTES)
+                if not chunk:
+                    return None
+                self._read += chunk
+                continue
+            self._read = rest
+            message = _decode(line)
+            if isinstance(message, Assignment):
+                return message
+            # A job was to stop that had finished meanwhile.
+
+    def ending_of(self, job_id: str) -> session.Ending | None:
+        """Whether the agent has asked this job to stop."""
+        try:
+            arrived = self._link.recv(_CHUNK_BYTES, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except OSError:  # nothing has arrived, or the agent is gone
+            arrived = b""
+        *lines, _ = (self._read + arrived).split(b"\n")
+        for line in lines:
+            message = _decode(line)
+            if isinstance(message, Stop) and message.job_id == job_id:
+                return message.ending
+        return None
+
+    def close(self) -> None:
+        self._link.close()
 
 
 def serve(link: int, *, reuse: bool) -> None:
     """Work off assignments from the agent, which is at the other end of this socket: one, or as many as come."""
     process_id = os.getpid()
     directory, environment = (os.getcwd(), dict(os.environ)) if reuse else ("", {})
-    for line in lines_of(link):
-        assignment = _decode(line)
-        verdict = _perform(assignment, link, reuse=reuse)
+    inbox = _Inbox(link)
+    while (assignment := inbox.next_assignment()) is not None:
+        verdict = _perform(assignment, inbox, link, reuse=reuse)
         flush_output()
         if os.getpid() != process_id:
             os._exit(0)  # a child that the function forked has come back from it; the result is the parent's to tell
         send_line(link, FromJob(job_id=assignment.context.job_id, message=Finished(verdict=verdict)))
         if not reuse:
-            return
+            break
         _restore(directory, environment)
+    inbox.close()
 
 
 def _restore(directory: str, environment: Mapping[str, str]) -> None:
@@ -100,7 +150,7 @@ def flush_output() -> None:
             pass
 
 
-def _perform(assignment: Assignment, link: int, *, reuse: bool) -> Verdict:
+def _perform(assignment: Assignment, inbox: _Inbox, link: int, *, reuse: bool) -> Verdict:
     if reuse:
         try:
             redirect_output(assignment.log)
@@ -109,17 +159,20 @@ def _perform(assignment: Assignment, link: int, *, reuse: bool) -> Verdict:
         _reopen_output()
     for name, value in assignment.env.items():
         os.environ[name] = value
-    return _call(assignment, link)
+    return _call(assignment, inbox, link)
 
 
-def _call(assignment: Assignment, link: int) -> Verdict:
+def _call(assignment: Assignment, inbox: _Inbox, link: int) -> Verdict:
     assert not isinstance(assignment.target, CommandTarget)
+    job_id = assignment.context.job_id
 
     def tell(message: JobMessage) -> None:
         with _speaking.lock:
-            send_line(link, FromJob(job_id=assignment.context.job_id, message=message))
+            send_line(link, FromJob(job_id=job_id, message=message))
 
-    current = session.Session(assignment.context, lambda metrics: tell(Measured(metrics=metrics)), tell)
+    current = session.Session(
+        assignment.context, lambda metrics: tell(Measured(metrics=metrics)), tell, lambda: inbox.ending_of(job_id)
+    )
     session.enter(current)
     process_id = os.getpid()
     try:
@@ -128,13 +181,23 @@ def _call(assignment: Assignment, link: int) -> Verdict:
         if os.getpid() == process_id:
             _report_result(current, assignment.target.name, result)
     except BaseException as error:  # noqa: BLE001 (whatever ends the user's code is the run's failure)
-        # The log may be on the disk whose being full is the failure, or standard error something of the user's.
-        with suppress(Exception):
-            traceback.print_exc()
-        return failures.of_exception(error)
+        if current.ending is None or not _is_stop(error):
+            # The log may be on the disk whose being full is the failure, or standard error something of the user's.
+            with suppress(Exception):
+                traceback.print_exc()
+            return failures.of_exception(error)
     finally:
         session.enter(None)
-    return Verdict(Outcome.SUCCEEDED) if current.error is None else failures.of_exception(current.error)
+    if current.error is not None:
+        return failures.of_exception(current.error)
+    return Verdict(Outcome.SUCCEEDED) if current.ending is None else failures.of_ending(current.ending)
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether nothing but the trial's being stopped ended the code; tasks wrap what ends them."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_stop(part) for part in error.exceptions)
+    return isinstance(error, session.TrialStopped)
 
 
 def _report_result(current: session.Session, name: str, result: object) -> None:
@@ -144,4 +207,4 @@ def _report_result(current: session.Session, name: str, result: object) -> None:
         raise MetricError(
             f"{name}() returned {type(result).__name__} {result!r:.80}; return a dict of metrics, or nothing"
         )
-    current.report(result)
+    current.report_result(result)

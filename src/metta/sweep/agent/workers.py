@@ -17,6 +17,7 @@ from metta.sweep.agent.descendants import end_descendants
 from metta.sweep.agent.forkserver_process import ForkServerProcess
 from metta.sweep.agent.job import Job
 from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.session import Ending
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,9 @@ class Worker:
         #: Whether the loop tells when it takes more, and when it has something to say. Asking the loop costs more.
         self._is_waiting = self._is_heard = False
 
-    def assign(self, assignment: msg.Assignment, loop: asyncio.AbstractEventLoop) -> None:
-        """Give it its job; what it does not take at once, with thousands of checkpoints, it gets when it listens."""
-        self._unsent += msg.encode_line(assignment)
+    def tell(self, message: msg.ToJob, loop: asyncio.AbstractEventLoop) -> None:
+        """Give it its job, say; what it does not take at once, with thousands of checkpoints, it gets by and by."""
+        self._unsent += msg.encode_line(message)
         self._send(loop)
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,7 +63,7 @@ class Worker:
             loop.add_writer(self.link, self._send, loop)
             return
         except ConnectionError:
-            logger.warning("worker %s was gone before it could be given its job", self.key)
+            logger.warning("worker %s was gone before it had heard what it was told", self.key)
             self._unsent.clear()
         if self._is_waiting:
             self._is_waiting = False
@@ -165,14 +166,22 @@ class Workers:
         if self._idle:
             worker = self._idle.pop()
             worker.job = job
-            worker.assign(assignment, self._loop)
+            worker.tell(assignment, self._loop)
             self._supervisor.on_started(job, worker)
             return
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         worker = Worker(self._new_key(), job, ours)
         self._spawn(worker, theirs=theirs)
-        worker.assign(assignment, self._loop)
+        worker.tell(assignment, self._loop)
+
+    def stop(self, job: Job, ending: Ending) -> bool:
+        """Ask the function that a job calls to come to an end; False where there is none."""
+        for worker in self.by_key.values():
+            if worker.job is job and worker.link is not None:
+                worker.tell(msg.Stop(job_id=job.job_id, ending=ending), self._loop)
+                return True
+        return False
 
     def signal(self, job: Job, number: signal.Signals) -> None:
         """Send a signal to all processes of a job."""

@@ -194,7 +194,12 @@ def _given_up(run: RunInfo) -> tuple[JobInfo, ...]:
 _BEFORE = {JobType.TRAIN: JobStatus.PENDING, JobType.EVAL: JobStatus.TRAINING_DONE_NO_EVAL}
 _DURING = {JobType.TRAIN: JobStatus.IN_TRAINING, JobType.EVAL: JobStatus.IN_EVAL}
 _AFTER = {JobType.TRAIN: JobStatus.TRAINING_DONE_NO_EVAL, JobType.EVAL: JobStatus.EVAL_DONE_NOT_COMPLETED}
-_STOPPED = (Outcome.CANCELLED, Outcome.INTERRUPTED)
+_LEFT_BY = {
+    Outcome.CANCELLED: JobStatus.CANCELLED,
+    Outcome.INTERRUPTED: JobStatus.CANCELLED,
+    Outcome.PAUSED: JobStatus.PAUSED,
+    Outcome.STOPPED: JobStatus.PAUSED,
+}
 
 
 def _status(run: RunInfo, _metric: str | None, _is_over: bool) -> _Finding:
@@ -221,7 +226,9 @@ def _fitting(run: RunInfo) -> set[JobStatus]:
         if job.type is JobType.EVAL and not run.is_trained:
             return set()
         return {_DURING[job.type] if job.state is JobState.RUNNING else _BEFORE[job.type]}
-    fitting = {JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.ROLLED_BACK}
+    fitting = {JobStatus.STOPPED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.ROLLED_BACK}
+    if job is not None and job.outcome in {Outcome.PAUSED, Outcome.STOPPED}:
+        fitting.add(JobStatus.PAUSED)
     if run.is_trained:
         fitting |= {JobStatus.COMPLETED, JobStatus.TRAINING_DONE_NO_EVAL}
     if not run.is_trained or run.resume_from is not None:
@@ -243,8 +250,8 @@ def _left_by(run: RunInfo) -> JobStatus:
         return _DURING[job.type] if job.state is JobState.RUNNING else _BEFORE[job.type]
     if job.outcome is Outcome.SUCCEEDED:
         return _AFTER[job.type]
-    if job.outcome in _STOPPED:
-        return JobStatus.CANCELLED
+    if job.outcome in _LEFT_BY:
+        return _LEFT_BY[job.outcome]
     if job.failure is not None:
         return JobStatus.RETRYING
     return waiting if job.state is JobState.LOST else JobStatus.FAILED

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from metta.sweep import registry
 from metta.sweep.controller import lease as leases
 from metta.sweep.controller.backups import AutomaticBackups
-from metta.sweep.controller.decide import Decision, Policy, decide, jobs_to_dispatch, open_jobs, revive
+from metta.sweep.controller.decide import Decision, Policy, decide, jobs_to_dispatch, jobs_to_stop, open_jobs, revive
 from metta.sweep.controller.retries import dispatch_delay_s, may_dispatch, next_deadline
 from metta.sweep.controller.revisions import resume_sweep
 from metta.sweep.controller.validator import StateValidator
@@ -57,9 +57,11 @@ def policy_of(config: SweepConfig) -> Policy:
     """The deciding parts that a configuration names; raises a UsageError when they do not fit it."""
     optimizer = registry.optimizer(config.strategy.optimizer, config.strategy.optimizer_options)
     optimizer.check(config)
+    scheduler = registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options)
+    scheduler.check(config)
     return Policy(
         optimizer=optimizer,
-        scheduler=registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options),
+        scheduler=scheduler,
         guards=(TrialLimit(), BudgetLimit(), TimeLimit()),
     )
 
@@ -113,6 +115,8 @@ class SweepController:
         #: Jobs that this controller gave to the dispatcher; those whose dispatch is not yet in the log.
         self._handed_over: set[str] = set()
         self._unlogged: list[Decision] = []
+        #: Jobs that it has asked the dispatcher to stop early.
+        self._stopping: set[str] = set()
         self._standing_at = self._strays_at = clock.monotonic()
         self._conflicts = 0
         self._stop_requests = 0
@@ -369,9 +373,18 @@ class SweepController:
         elif self._stop_requests > 1:
             outcome, reason = Outcome.INTERRUPTED, "the controller was interrupted twice"
         else:
+            self._stop_early()
             return
         if jobs := open_jobs(self.state):
             self._dispatcher.cancel(jobs, outcome, reason)
+
+    def _stop_early(self) -> None:
+        """Stop the jobs of runs that are given up; asked for once more after a restart, since nothing tells of it."""
+        reasons = jobs_to_stop(self.state)
+        self._stopping &= reasons.keys()
+        for job_id in reasons.keys() - self._stopping:
+            self._dispatcher.cancel([job_id], Outcome.STOPPED, reasons[job_id])
+            self._stopping.add(job_id)
 
 
 def _stopped(reason: str) -> Decision:

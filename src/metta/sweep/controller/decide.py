@@ -15,10 +15,21 @@ from metta.sweep.controller.retries import MOST_REFUSALS, after_failure, is_due,
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event
+from metta.sweep.model.fidelity import SECONDS
 from metta.sweep.model.run import JobDefinition, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.state import SweepState, fold
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
-from metta.sweep.protocols import CreateRuns, Finish, Guard, History, Optimizer, Scheduler, StartJob, Suggestion
+from metta.sweep.protocols import (
+    CreateRuns,
+    Finish,
+    Guard,
+    History,
+    Optimizer,
+    Scheduler,
+    StartJob,
+    StopRun,
+    Suggestion,
+)
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +113,24 @@ def _definition(sweep: SweepMetadata, run: RunInfo, job: JobInfo) -> JobDefiniti
         failure_reasons=run.failure_reasons,
         checkpoints=run.usable_checkpoints,
         resources=resources if run.memory_gb is None else replace(resources, memory_gb=run.memory_gb),
+        until=_until(sweep.config, run, job),
     )
+
+
+def _until(config: SweepConfig, run: RunInfo, job: JobInfo) -> float | None:
+    """When a job is to end; of wall time only what is left counts, since each job measures its own."""
+    if job.until is None or config.fidelity is None or config.fidelity.resource != SECONDS:
+        return job.until
+    return max(job.until - run.cost, 0.0)
+
+
+def jobs_to_stop(state: SweepState) -> dict[str, str]:
+    """Ids of the jobs whose runs are given up, with the reasons."""
+    return {
+        job.job_id: run.stop_reason
+        for run in _unfinished(state)
+        if run.stop_reason is not None and (job := run.open_job) is not None
+    }
 
 
 def open_jobs(state: SweepState) -> list[str]:
@@ -155,6 +183,8 @@ def _judge(plan: _Plan) -> None:
             continue
         if run.status is final:
             plan.add(_verdict(run, sweep.config), run_id=run.run_id)
+        elif run.stop_reason is not None:
+            plan.add(_stopped(run, run.stop_reason, sweep.config), run_id=run.run_id)
         elif run.status is JobStatus.RETRYING and run.retry_at is None:
             plan.add(after_failure(sweep, run, plan.now), run_id=run.run_id)
 
@@ -169,6 +199,10 @@ def _verdict(run: RunInfo, config: SweepConfig) -> ev.RunCompleted | ev.RunFaile
         reason=f"metric {config.metric!r} was not reported; {job_type} reported: {names}",
         signature=f"{job_type} without {config.metric}",
     )
+
+
+def _stopped(run: RunInfo, reason: str, config: SweepConfig) -> ev.RunStopped:
+    return ev.RunStopped(reason=reason, partial_score=run.metrics.get(config.metric))
 
 
 def reported_by_last_job(run: RunInfo) -> set[str]:
@@ -219,20 +253,43 @@ def _requeue(plan: _Plan) -> None:
 
 def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
     """Grant what the scheduler wishes and the guards allow; end the sweep when nothing is left."""
-    refusal = next((no for guard in policy.guards if (no := guard.refuse(plan.state, plan.now))), None)
+    refusals = [no for guard in policy.guards if (no := guard.refuse(plan.state, plan.now))]
+    refusal = next((no for no in refusals if no.ends_paused), refusals[0] if refusals else None)
     end = refusal.reason if refusal else None
+    ends_paused = refusal is not None and refusal.ends_paused
     for wish in policy.scheduler.schedule(plan.state, capacity):
         if isinstance(wish, StartJob):
-            _grant(plan, plan.state.runs[wish.run_id], wish.type, wish.reasons)
+            run = plan.state.runs[wish.run_id]
+            if not (ends_paused and run.status is JobStatus.PAUSED):
+                _grant(plan, run, wish.type, wish.reasons, wish.until)
+        elif isinstance(wish, StopRun):
+            _give_up(plan, plan.state.runs[wish.run_id], wish.reason)
         elif isinstance(wish, Finish):
-            end = end or wish.reason
+            end, ends_paused = end or wish.reason, True
         elif refusal is None and not _is_suspicious(plan.state.sweep):
             suggestions = _suggest(plan, policy.optimizer, wish)
             if len(suggestions) < wish.count:
                 count = len(plan.state.tried) or plan.state.sweep.run_count
-                end = f"search space exhausted: {count} configurations were tried"
+                end, ends_paused = f"search space exhausted: {count} configurations were tried", True
+    if end is not None and ends_paused:
+        _leave_paused(plan, end)
     if end is not None and not plan.state.unfinished:
         plan.add(ev.SweepEnded(status=SweepStatus.COMPLETED, reason=end))
+
+
+def _leave_paused(plan: _Plan, reason: str) -> None:
+    """Stop the runs that wait for a decision once nothing runs any more that could bring one."""
+    runs = _unfinished(plan.state)
+    if all(run.status is JobStatus.PAUSED and run.open_job is None for run in runs):
+        for run in runs:
+            _give_up(plan, run, reason)
+
+
+def _give_up(plan: _Plan, run: RunInfo, reason: str) -> None:
+    if run.open_job is None:
+        plan.add(_stopped(run, reason, plan.state.sweep.config), run_id=run.run_id)
+    else:
+        plan.add(ev.RunStopRequested(reason=reason), run_id=run.run_id)
 
 
 def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> list[Suggestion]:
@@ -248,14 +305,14 @@ def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> list[Sugges
             acquisition=suggestion.acquisition,
         )
         plan.add(body, run_id=run_id)
-        _grant(plan, plan.state.runs[run_id], JobType.TRAIN, wish.reasons)
+        _grant(plan, plan.state.runs[run_id], JobType.TRAIN, wish.reasons, wish.until)
     return suggestions
 
 
-def _grant(plan: _Plan, run: RunInfo, job_type: JobType, reasons: tuple[str, ...]) -> None:
+def _grant(plan: _Plan, run: RunInfo, job_type: JobType, reasons: tuple[str, ...], until: float | None) -> None:
     attempt = run.attempts(job_type) + 1
     plan.add(
-        ev.JobGranted(job_type=job_type, attempt=attempt, reasons=reasons),
+        ev.JobGranted(job_type=job_type, attempt=attempt, reasons=reasons, until=until),
         run_id=run.run_id,
         job_id=ids.job_id(run.run_id, job_type, attempt),
     )

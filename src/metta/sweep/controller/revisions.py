@@ -68,7 +68,7 @@ def amend(state: SweepState, changes: Mapping[str, Any]) -> list[Decision]:
         for decision in _rescored(run, config, reason):
             decisions.append(decision)
             assert isinstance(decision.body, ev.RunRescored)
-            if _has_result(run, config):
+            if run.status is not JobStatus.STOPPED and _has_result(run, config):
                 status = JobStatus.FAILED if decision.body.score is None else JobStatus.COMPLETED
                 runs[run.run_id] = replace(run, status=status, score=decision.body.score)
     best = _best(runs.values(), config)
@@ -82,9 +82,9 @@ def amend(state: SweepState, changes: Mapping[str, Any]) -> list[Decision]:
 
 def _rescored(run: RunInfo, config: SweepConfig, reason: str) -> list[Decision]:
     """The event that gives a run the score it has under this configuration, if it has another one."""
-    if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
+    if run.status not in {JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED}:
         return []
-    if _has_result(run, config):
+    if run.status is not JobStatus.STOPPED and _has_result(run, config):
         before, score = run.score, run.metrics[config.metric] if config.metric in reported_by_last_job(run) else None
     else:
         before, score = run.partial_score, run.metrics.get(config.metric)

@@ -28,7 +28,7 @@ from metta.sweep.launch import Launched, drive
 from metta.sweep.model.events import Event, RunRetryScheduled
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState
-from metta.sweep.model.sweep import SweepMetadata, SweepStatus
+from metta.sweep.model.sweep import Strategy, SweepMetadata, SweepStatus
 from metta.sweep.protocols import Store
 from metta.sweep.schedulers.completion import Completion, predict
 from metta.sweep.schedulers.workload import workload_of
@@ -149,19 +149,31 @@ def _run_cells(run: RunInfo, sweep: SweepMetadata) -> tuple[RenderableType, ...]
     since = run.open_job.started_at if run.open_job is not None else None
     spent = run.cost if since is None else max(0.0, time.time() - since)
     style = "bold green" if run.run_id == sweep.best_run_id else ""
-    failed = run.score is None and (run.status.ended or run.status is JobStatus.RETRYING)
-    note = "; ".join(run.failure_reasons[-1:]) if failed else config_text(run.config)
+    has_ended = run.status.ended and run.status is not JobStatus.STOPPED
+    failed = run.score is None and (has_ended or run.status is JobStatus.RETRYING)
+    note = "; ".join(run.failure_reasons[-1:]) if failed else run.stop_reason or config_text(run.config)
     score = Text("-" if shown is None else number(shown), style=style)
     return run.run_id, status_text(run.status), score, duration(spent), note
 
 
 def _run_line(run: RunInfo, sweep: SweepMetadata, position: int) -> str:
     limit = f"/{sweep.config.max_trials}" if sweep.config.max_trials else ""
-    result = (
-        f"{sweep.config.metric}={number(run.score)}" if run.score is not None else "; ".join(run.failure_reasons[-1:])
-    )
+    if run.status is JobStatus.STOPPED:
+        result = _reached(run, sweep)
+    elif run.score is not None:
+        result = f"{sweep.config.metric}={number(run.score)}"
+    else:
+        result = "; ".join(run.failure_reasons[-1:])
     best = "" if sweep.best_score is None else f" (best {number(sweep.best_score)}, {sweep.best_run_id})"
     return f"[{position}{limit}] {run.run_id} {run.status} {duration(run.cost)} {result}{best}"
+
+
+def _reached(run: RunInfo, sweep: SweepMetadata) -> str:
+    """What a run had come to when it was stopped."""
+    metric, fidelity = sweep.config.metric, sweep.config.fidelity
+    value = "" if run.partial_score is None else f"{metric}={number(run.partial_score)} "
+    where = "" if fidelity is None or run.progress is None else f"at {fidelity.resource} {run.progress:g}"
+    return f"{value}{where}".rstrip()
 
 
 def _greeting(launched: Launched) -> str:
@@ -176,7 +188,9 @@ def _greeting(launched: Launched) -> str:
     endless = not (config.max_trials or config.budget_hours or config.max_hours)
     note = "; it has no limit but its search space: stop it with Ctrl-C" if endless else ""
     found = " (found in the code)" if launched.metric_is_inferred else ""
-    return f"started {what}: {config.strategy.optimizer}, {config.direction} {config.metric}{found}{note}"
+    strategy = config.strategy
+    under = f" under {strategy.scheduler}" if strategy.scheduler != Strategy().scheduler else ""
+    return f"started {what}: {strategy.optimizer}{under}, {config.direction} {config.metric}{found}{note}"
 
 
 def _farewell(sweep: SweepMetadata, requests: int) -> str:

@@ -18,6 +18,8 @@ STYLES = {
     JobStatus.COMPLETED: "green",
     JobStatus.RETRYING: "yellow",
     JobStatus.FAILED: "red",
+    JobStatus.PAUSED: "yellow",
+    JobStatus.STOPPED: "blue",
     JobStatus.CANCELLED: "yellow",
     JobStatus.ROLLED_BACK: "dim",
     JobStatus.IN_TRAINING: "cyan",

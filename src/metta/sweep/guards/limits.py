@@ -14,7 +14,7 @@ class TrialLimit:
         limit = state.sweep.config.max_trials
         if limit is None or state.sweep.trial_count < limit:
             return None
-        return Refusal(reason=f"max_trials: all {limit} runs are done")
+        return Refusal(reason=f"max_trials: all {limit} runs are done", ends_paused=False)
 
 
 class BudgetLimit:

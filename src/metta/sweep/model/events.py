@@ -104,6 +104,8 @@ class JobGranted(_Body, frozen=True, kw_only=True, tag="job_granted"):
     job_type: JobType
     attempt: int
     reasons: tuple[str, ...] = ()
+    #: As of JobDefinition.
+    until: float | None = None
 
 
 class JobDispatched(_Body, frozen=True, kw_only=True, tag="job_dispatched"):
@@ -205,6 +207,20 @@ class RunRetryScheduled(_Body, frozen=True, kw_only=True, tag="run_retry_schedul
     memory_gb: float | None = None
 
 
+class RunStopRequested(_Body, frozen=True, kw_only=True, tag="run_stop_requested"):
+    """The search gives a run up whose job is under way; whoever reads this has to stop the job."""
+
+    reason: str
+
+
+class RunStopped(_Body, frozen=True, kw_only=True, tag="run_stopped"):
+    """The search has given a run up early. What it had reached by then counts as a partial observation."""
+
+    reason: str
+    #: The metric's last value, if there was one.
+    partial_score: float | None = None
+
+
 class RunCancelled(_Body, frozen=True, kw_only=True, tag="run_cancelled"):
     """A run that was waiting will not go on."""
 
@@ -275,6 +291,8 @@ Body: TypeAlias = (
     | RunCompleted
     | RunFailed
     | RunRetryScheduled
+    | RunStopRequested
+    | RunStopped
     | RunCancelled
     | RunRequeued
     | RunRolledBack

@@ -21,7 +21,11 @@ class JobStatus(StrEnum):
     EVAL_DONE_NOT_COMPLETED = "EVAL_DONE_NOT_COMPLETED"
     #: An attempt failed: what follows is still to be decided, or is decided and waits for its time.
     RETRYING = "RETRYING"
+    #: Trained up to some level: whether it goes on is still to be decided.
+    PAUSED = "PAUSED"
     COMPLETED = "COMPLETED"
+    #: Given up early for better ones, with what it had reached by then.
+    STOPPED = "STOPPED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
     #: Undone by the user: no observation any more, though all that it left is kept.
@@ -33,7 +37,9 @@ class JobStatus(StrEnum):
         return self in _ENDED
 
 
-_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.ROLLED_BACK})
+_ENDED = frozenset(
+    {JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.ROLLED_BACK}
+)
 
 
 class JobType(StrEnum):
@@ -71,6 +77,10 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     #: Stopped because the operator interrupted the controller; a resume starts the run again.
     INTERRUPTED = "interrupted"
+    #: Has reached the level up to which it was to train.
+    PAUSED = "paused"
+    #: Stopped because the search has given the run up for better ones.
+    STOPPED = "stopped"
 
 
 class FailureKind(StrEnum):
@@ -181,6 +191,16 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
 
 
+class Rung(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run had reached when it came to a level of its sweep's `Fidelity`."""
+
+    level: float
+    #: The sweep's metric.
+    value: float
+    #: Number of the event that told it: runs reach a level one after the other.
+    seq: int
+
+
 class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag="damaged"):
     """A checkpoint that the log lists and nobody can use any more."""
 
@@ -207,6 +227,8 @@ class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
     #: What this attempt may go on from, oldest first.
     checkpoints: tuple[Checkpoint, ...] = ()
     resources: Resources = Resources()
+    #: It is to train until its resource reaches this; None for a whole training.
+    until: float | None = None
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -228,6 +250,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failure: FailureKind | None = None
     #: Equal for failures of the same kind at the same place of the code.
     signature: str | None = None
+    #: As of JobDefinition.
+    until: float | None = None
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -273,9 +297,14 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: None, once a job has succeeded or where the user chose none, is the last one. A run that was trained and has
     #: it is trained again, from the beginning where there are no checkpoints.
     resume_from: int | None = None
-    #: The metric's last value of a run that failed.
+    #: The metric's last value of a run that failed or was stopped.
     partial_score: float | None = None
     undone: Undone | None = None
+    #: The most of the sweep's resource that it has reported, and the levels that it has come to, ascending.
+    progress: float | None = None
+    rungs: tuple[Rung, ...] = ()
+    #: Why the search gives it up; its job, if it has one, is being stopped.
+    stop_reason: str | None = None
 
     @property
     def open_job(self) -> JobInfo | None:
@@ -308,5 +337,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     #: Compute seconds.
     cost: float
     metrics: dict[str, float]
-    #: The last value before a failure rather than the result.
+    #: The last value before a failure or an early stop rather than the result.
     partial: bool = False
+    #: How much of the sweep's resource it took; None for a whole training, or where that is not known.
+    fidelity: float | None = None

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import Checkpoint, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo, Undone
+from metta.sweep.model.fidelity import SECONDS, Fidelity
+from metta.sweep.model.run import Checkpoint, JobInfo, JobState, JobStatus, JobType, Outcome, Rung, RunInfo, Undone
 from metta.sweep.model.sweep_transitions import check_finite, check_plain, refused
 
 
@@ -34,14 +35,16 @@ _AFTER = {JobType.TRAIN: JobStatus.TRAINING_DONE_NO_EVAL, JobType.EVAL: JobStatu
 
 
 def _job_granted(run: RunInfo, event: Event, body: ev.JobGranted) -> RunInfo:
-    if run.status is not _BEFORE[body.job_type] or run.open_job is not None:
+    goes_on = run.status is JobStatus.PAUSED and body.job_type is JobType.TRAIN
+    if (run.status is not _BEFORE[body.job_type] and not goes_on) or run.open_job is not None:
         raise refused(event, f"run {run.run_id} is {run.status}")
     if event.job_id is None or body.attempt != run.attempts(body.job_type) + 1:
         raise refused(event, f"attempt {body.attempt} comes after {run.attempts(body.job_type)} earlier ones")
     if any(job.job_id == event.job_id for job in run.jobs):
         raise refused(event, "it was granted before")
-    job = JobInfo(job_id=event.job_id, type=body.job_type, attempt=body.attempt, granted_at=event.at)
-    return replace(run, jobs=(*run.jobs, job))
+    check_finite(event, {"until": body.until})
+    job = JobInfo(job_id=event.job_id, type=body.job_type, attempt=body.attempt, granted_at=event.at, until=body.until)
+    return replace(run, status=_BEFORE[body.job_type], jobs=(*run.jobs, job))
 
 
 def _current_job(run: RunInfo, event: Event) -> JobInfo:
@@ -109,6 +112,8 @@ def _job_exited(run: RunInfo, event: Event, body: ev.JobExited) -> RunInfo:
     if body.outcome is Outcome.SUCCEEDED:
         return replace(run, status=_AFTER[job.type], retry_count=0, resume_from=None)
     reason = f"{job.type} {body.outcome}" + (f": {body.error}" if body.error else "")
+    if body.outcome in {Outcome.PAUSED, Outcome.STOPPED}:
+        return replace(run, status=JobStatus.PAUSED, retry_count=0, resume_from=None)
     if body.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
         return _ended(run, JobStatus.CANCELLED, event, reason)
     if body.failure is None:
@@ -157,6 +162,42 @@ def with_score(run: RunInfo, metric: str, step: int) -> RunInfo:
     return replace(run, checkpoints=tuple(checkpoints))
 
 
+def with_progress(
+    run: RunInfo, fidelity: Fidelity | None, metric: str, event: Event, body: ev.MetricsReported
+) -> RunInfo:
+    """A run that has just reported, with how far that is, and the levels it has come to by it.
+
+    What comes late or again, as from an attempt that goes on from an earlier checkpoint, changes nothing: the levels it
+    tells of may have been decided about.
+    """
+    job = run.jobs[-1]
+    if fidelity is None or job.type is not JobType.TRAIN:
+        return run
+    resource = body.metrics.get(fidelity.resource)
+    if fidelity.resource == SECONDS:
+        resource = run.cost + max(0.0, event.at - (event.at if job.started_at is None else job.started_at))
+    if resource is None or (run.progress is not None and resource <= run.progress):
+        return run
+    return _come_to(run, fidelity, metric, resource, event.seq)
+
+
+def with_pause(run: RunInfo, fidelity: Fidelity | None, metric: str, event: Event) -> RunInfo:
+    """A run whose job has just ended where it was to end: it has come to that level, whenever it reported last."""
+    until = run.jobs[-1].until
+    if fidelity is None or until is None or run.status is not JobStatus.PAUSED:
+        return run
+    return _come_to(run, fidelity, metric, max(until, run.progress or 0.0), event.seq)
+
+
+def _come_to(run: RunInfo, fidelity: Fidelity, metric: str, resource: float, seq: int) -> RunInfo:
+    run = replace(run, progress=resource)
+    if (value := run.metrics.get(metric)) is None:
+        return run
+    reached = [level for level in fidelity.levels[len(run.rungs) :] if level <= resource]
+    rungs = [Rung(level=level, value=value, seq=seq) for level in reached]
+    return replace(run, rungs=(*run.rungs, *rungs)) if rungs else run
+
+
 def _checkpoint_deleted(run: RunInfo, event: Event, body: ev.CheckpointDeleted) -> RunInfo:
     left = tuple(checkpoint for checkpoint in run.checkpoints if checkpoint.step != body.step)
     if len(left) == len(run.checkpoints):
@@ -179,7 +220,8 @@ def _run_completed(run: RunInfo, event: Event, body: ev.RunCompleted) -> RunInfo
     if run.status not in {JobStatus.TRAINING_DONE_NO_EVAL, JobStatus.EVAL_DONE_NOT_COMPLETED}:
         raise refused(event, f"run {run.run_id} is {run.status}")
     check_finite(event, {"score": body.score})
-    return _ended(replace(_waiting(run, event), score=body.score), JobStatus.COMPLETED, event)
+    # It may have come to its end before it could be stopped.
+    return _ended(replace(_waiting(run, event), score=body.score, stop_reason=None), JobStatus.COMPLETED, event)
 
 
 def _run_failed(run: RunInfo, event: Event, body: ev.RunFailed) -> RunInfo:
@@ -195,6 +237,18 @@ def _run_retry_scheduled(run: RunInfo, event: Event, body: ev.RunRetryScheduled)
         raise refused(event, f"run {run.run_id} is {run.status}")
     check_finite(event, {"retry_at": body.retry_at, "memory_gb": body.memory_gb})
     return replace(run, retry_at=body.retry_at, retry_count=body.retry_count, memory_gb=body.memory_gb or run.memory_gb)
+
+
+def _run_stop_requested(run: RunInfo, event: Event, body: ev.RunStopRequested) -> RunInfo:
+    if run.status.ended or run.open_job is None or run.stop_reason is not None:
+        raise refused(event, f"run {run.run_id} is {run.status}{', and being stopped' if run.stop_reason else ''}")
+    return replace(run, stop_reason=body.reason)
+
+
+def _run_stopped(run: RunInfo, event: Event, body: ev.RunStopped) -> RunInfo:
+    check_finite(event, {"partial_score": body.partial_score})
+    run = replace(_waiting(run, event), stop_reason=body.reason, partial_score=body.partial_score)
+    return _ended(run, JobStatus.STOPPED, event)
 
 
 def _run_cancelled(run: RunInfo, event: Event, body: ev.RunCancelled) -> RunInfo:
@@ -224,6 +278,7 @@ def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
         ended_at=None,
         partial_score=None,
         resume_from=resume_from,
+        stop_reason=None,
     )
 
 
@@ -259,10 +314,10 @@ def _run_rescored(run: RunInfo, event: Event, body: ev.RunRescored) -> RunInfo:
         # What counted then must not come back with the run, and be the best by another measure.
         before = replace(run, status=run.undone.status, score=run.undone.score, undone=None)
         return _undone(_run_rescored(before, event, body), run.undone.at)
-    if run.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
+    if run.status not in {JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED}:
         raise refused(event, f"run {run.run_id} is {run.status}")
     check_finite(event, {"score": body.score})
-    if not run.jobs or run.jobs[-1].outcome is not Outcome.SUCCEEDED:
+    if run.status is JobStatus.STOPPED or not run.jobs or run.jobs[-1].outcome is not Outcome.SUCCEEDED:
         return replace(run, partial_score=body.score)
     if body.score is None:
         reasons = _with_reason(run, body.reason)
@@ -298,6 +353,8 @@ RUN_TRANSITIONS: dict[type, _RunTransition] = {
     ev.RunCompleted: _run_completed,
     ev.RunFailed: _run_failed,
     ev.RunRetryScheduled: _run_retry_scheduled,
+    ev.RunStopRequested: _run_stop_requested,
+    ev.RunStopped: _run_stopped,
     ev.RunCancelled: _run_cancelled,
     ev.RunRequeued: _run_requeued,
     ev.RunRolledBack: _run_rolled_back,

@@ -16,8 +16,15 @@ from msgspec.structs import replace
 from metta.sweep.errors import InvalidTransition, SearchSpaceError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import JobStatus, RunInfo
-from metta.sweep.model.run_transitions import AFTER_THE_END, RUN_TRANSITIONS, created, with_score
+from metta.sweep.model.run import JobStatus, Outcome, RunInfo
+from metta.sweep.model.run_transitions import (
+    AFTER_THE_END,
+    RUN_TRANSITIONS,
+    created,
+    with_pause,
+    with_progress,
+    with_score,
+)
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.model.sweep_transitions import SWEEP_TRANSITIONS, learned, refused
 from metta.sweep.model.trail import Trail
@@ -33,7 +40,7 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     #: In finite spaces, the keys of all configurations tried (`SearchSpace.key`), so that none is tried twice, each
     #: with the first run that did; runs that were rolled back do not count.
     tried: immutables.Map[bytes, str] = immutables.Map()
-    #: Runs in the order in which they were created, ended, or came to count for something else than before.
+    #: Runs in the order in which they were created, came to a level, ended, or came to count for something else.
     trail: Trail | None = None
 
     @property
@@ -153,6 +160,11 @@ class _Draft:
         self._metadata = learned(self._metadata, before, event)
         if isinstance(body, ev.CheckpointSaved):
             run = with_score(run, self._metadata.config.metric, body.step)
+        elif isinstance(body, ev.MetricsReported):
+            config = self._metadata.config
+            run = with_progress(run, config.fidelity, config.metric, event, body)
+        elif isinstance(body, ev.JobExited) and body.outcome is Outcome.PAUSED:
+            run = with_pause(run, self._metadata.config.fidelity, self._metadata.config.metric, event)
         return run
 
     def _note_tried(self, run: RunInfo) -> None:
@@ -204,5 +216,6 @@ def _teaches_otherwise(before: RunInfo, run: RunInfo) -> bool:
         or run.score != before.score
         or run.partial_score != before.partial_score
         or run.config is not before.config
+        or run.rungs is not before.rungs
         or (run.status.ended and run.cost != before.cost)
     )

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from metta.sweep.model.dispatching import LOCAL, Dispatching
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import JobStatus, JobType, Resources, RetryPolicy
 from metta.sweep.model.space import SearchSpace
 
@@ -91,6 +92,8 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     strategy: Strategy = Strategy()
     #: Scores a trained run in a job of its own; without it a run is complete when trained.
     evaluate: Target | None = None
+    #: How far runs are trained, for schedulers that stop some of them early.
+    fidelity: Fidelity | None = None
     #: Root of all randomness of the sweep.
     seed: int
     #: Train jobs at one time.

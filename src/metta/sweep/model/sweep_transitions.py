@@ -147,9 +147,9 @@ def learned(sweep: SweepMetadata, before: RunInfo, event: Event) -> SweepMetadat
 
 
 def _from_exit(sweep: SweepMetadata, before: RunInfo, body: ev.JobExited) -> SweepMetadata:
-    if body.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED}:
+    if body.outcome in {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.STOPPED}:
         return sweep
-    if body.outcome is not Outcome.SUCCEEDED:
+    if body.outcome not in {Outcome.SUCCEEDED, Outcome.PAUSED}:
         return sweep if body.failure is None else _failed_alike(sweep, body.signature, body.error)
     job = before.jobs[-1]
     overcome = [other.signature for other in before.jobs[:-1] if other.type is job.type and other.signature]

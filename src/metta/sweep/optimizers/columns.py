@@ -15,16 +15,17 @@ from metta.sweep.optimizers.encoding import Booleans, Encoder, Floats, Integers
 from metta.sweep.protocols import History
 
 _TEACH_NOTHING = frozenset({JobStatus.CANCELLED, JobStatus.ROLLED_BACK})
-_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED})
+_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED})
 
 
 @dataclass(frozen=True)
 class Columns:
     """Ended runs that teach something, n rows, and runs on their way, p rows, each in the order of their last change.
 
-    Completed runs count with their score, failed ones with their partial score where the sweep wants partial results,
-    else as mere failures. Runs that were cancelled or rolled back do not count, nor do runs whose configuration the
-    space, amended since, does not hold. Arrays must not be written to.
+    Completed runs count with their score, those stopped early with what they had reached by then, failed ones with
+    their partial score where the sweep wants partial results, else as mere failures. Runs that were cancelled or rolled
+    back do not count, nor do runs whose configuration the space, amended since, does not hold. Arrays must not be
+    written to.
     """
 
     #: (n, d) points of the unit cube; inactive axes at 0.5.
@@ -121,10 +122,8 @@ class ColumnsCache:
 
 def _scores(runs: list[RunInfo], maximize: bool, partial_results: bool) -> Floats:
     """Lower is better; NaN for none."""
-    scores = [
-        run.score if run.status is not JobStatus.FAILED else run.partial_score if partial_results else None
-        for run in runs
-    ]
+    partial = {JobStatus.STOPPED, JobStatus.FAILED} if partial_results else {JobStatus.STOPPED}
+    scores = [run.partial_score if run.status in partial else run.score for run in runs]
     # None becomes NaN.
     oriented = np.array(scores, dtype=np.float64)
     return -oriented if maximize else oriented

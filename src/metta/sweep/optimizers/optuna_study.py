@@ -164,7 +164,8 @@ class OptunaStudy:
 
     def _score(self, run: RunInfo) -> float | None:
         score = run.score if run.status is JobStatus.COMPLETED else None
-        if run.status is JobStatus.FAILED and self._config.partial_results:
+        is_partial = run.status is JobStatus.FAILED and self._config.partial_results
+        if is_partial or run.status is JobStatus.STOPPED:
             score = run.partial_score
         return -score if score is not None and self._config.direction == "maximize" else score
 

@@ -66,6 +66,9 @@ class AdaptiveScheduler:
         self._fifo = FifoScheduler()
         self._followed: _Followed | None = None
 
+    def check(self, config: SweepConfig) -> None:
+        """Every sweep can be run so."""
+
     def schedule(self, state: SweepState, capacity: int | None) -> list[Wish]:
         """See `Scheduler.schedule`."""
         wishes = self._fifo.schedule(state, capacity)

@@ -110,6 +110,7 @@ def _age_of(run: RunInfo) -> tuple[float, ...]:
 _ORDER = {
     JobStatus.RETRYING: 0,
     JobStatus.FAILED: 1,
+    JobStatus.STOPPED: 1,
     JobStatus.CANCELLED: 1,
     JobStatus.COMPLETED: 3,
     JobStatus.ROLLED_BACK: 4,

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event, new_event
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import FailureKind, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.space import Choice, LogUniform, SearchSpace
 from metta.sweep.model.state import EMPTY, fold
@@ -112,7 +113,8 @@ class _Author:
         self._state = EMPTY
         direction = self._choose.choice(["maximize", "minimize"])
         self.history: list[Event] = []
-        self._add(ev.SweepCreated(config=sweep_config(direction=direction)))
+        fidelity = self._choose.choice([None, Fidelity(maximum=9)])
+        self._add(ev.SweepCreated(config=sweep_config(direction=direction, fidelity=fidelity)))
 
     def go_on(self) -> None:
         """Something happens: to the sweep, to a new run, to one on its way or cancelled, or to one that has ended."""
@@ -180,11 +182,14 @@ class _Author:
         ]
         if job.state is JobState.RUNNING:
             names = self._choose.choice([_METRICS, _METRICS, _METRICS[:1]])
-            steps += [ev.MetricsReported(metrics={name: self._choose.gauss(0, 1) for name in names})] * 3
+            metrics = {name: self._choose.gauss(0, 1) for name in names}
+            steps += [ev.MetricsReported(metrics={**metrics, "epoch": float(self._choose.randint(1, 9))})] * 3
             steps += [self._exit()] * 4
             step = self._choose.randint(1, 4)
             path = f"checkpoints/{step}"
             steps += [ev.CheckpointSaved(step=step, path=path, sha256=_SHA256, size_bytes=4096)] * 2
+            if run.stop_reason is None:
+                steps.append(ev.RunStopRequested(reason="others are better"))
         else:
             steps += [ev.JobStarted(host="node", pid=4321, log="log")] * 4
         self._add(self._choose.choice(steps), run, job.job_id)
@@ -204,13 +209,18 @@ class _Author:
             self._requeue(run)
         elif run.status is JobStatus.RETRYING:
             self._after_a_failure(run)
+        elif run.status is JobStatus.PAUSED and self._choose.random() < 0.5:
+            self._add(ev.RunStopped(reason="others are better", partial_score=run.metrics.get("reward")), run)
         elif run.status is JobStatus.EVAL_DONE_NOT_COMPLETED or self._choose.random() < 0.2 + 0.3 * run.is_trained:
             self._end(run)
         else:
-            job_type = JobType.TRAIN if run.status is JobStatus.PENDING else JobType.EVAL
+            waits_for_training = run.status in {JobStatus.PENDING, JobStatus.PAUSED}
+            job_type = JobType.TRAIN if waits_for_training else JobType.EVAL
             attempt = run.attempts(job_type) + 1
             job_id = ids.job_id(run.run_id, job_type, attempt)
-            self._add(ev.JobGranted(job_type=job_type, attempt=attempt, reasons=("its turn",)), run, job_id)
+            until = self._choose.choice([None, 3.0]) if waits_for_training else None
+            granted = ev.JobGranted(job_type=job_type, attempt=attempt, reasons=("its turn",), until=until)
+            self._add(granted, run, job_id)
 
     def _after_a_failure(self, run: RunInfo) -> None:
         draw = self._choose.random()
@@ -238,7 +248,7 @@ class _Author:
             ev.RunFailed(reason="no reward", signature=self._choose.choice(["no reward", None])),
             ev.RunCancelled(reason="the user asked"),
         ]
-        if run.status is not JobStatus.PENDING:
+        if run.status not in {JobStatus.PENDING, JobStatus.PAUSED}:
             ends += [ev.RunCompleted(score=self._choose.gauss(0, 1))] * 6
         self._add(self._choose.choice(ends), run)
 
