@@ -27,7 +27,7 @@ from metta.sweep.controller.controller import SweepController
 from metta.sweep.controller.lease import is_controlled, stand_by
 from metta.sweep.dispatchers.build import build_dispatcher
 from metta.sweep.errors import ConfigError, LeaseHeldError, SweepError, TargetError
-from metta.sweep.model.events import SweepCreated, new_event
+from metta.sweep.model.events import Event, SweepCreated, new_event
 from metta.sweep.model.ids import new_sweep_id
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import (
@@ -43,6 +43,9 @@ from metta.sweep.model.sweep import (
 )
 from metta.sweep.protocols import Observer, Store
 from metta.sweep.stores import sqlite_path
+
+#: The sweep that is rehearsed and never was.
+REHEARSED = "dry-run"
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +122,15 @@ def launch(store: Store, definition: Definition, *, amend: bool = False, standby
         config = replace(config, name=_next_name(name, existing))
     created = _create(store, sweep_id, config, definition)
     return Launched(sweep=created, resumed=False, metric_is_inferred=definition.metric_is_inferred)
+
+
+def first_events(definition: Definition) -> list[Event]:
+    """The log with which a sweep of this definition would begin, for a rehearsal: nothing is written or created.
+
+    It begins at time 0 and always has the same id, so that equal definitions are rehearsed equally.
+    """
+    config = _configure(definition, definition.settings.name or definition.default_name, Path())
+    return [new_event(SweepCreated(config=config), sweep_id=REHEARSED, at=0.0, actor="user")]
 
 
 def _earlier(existing: Mapping[str, SweepMetadata], config: SweepConfig, *, is_named: bool) -> SweepMetadata | None:

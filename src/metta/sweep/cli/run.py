@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +17,13 @@ from metta.sweep.model.run import JobStatus
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepStatus
 from metta.sweep.protocols import Store
-from metta.sweep.stores import STORE_VARIABLE, open_store, store_url
+from metta.sweep.stores import STORE_VARIABLE, open_reader, open_store, store_url
 
 if TYPE_CHECKING:
     from metta.sweep.launch import Launched
+
+#: Starts that a dry run shows.
+_STEPS = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +50,12 @@ def run(  # noqa: PLR0917 (one parameter an option)
         bool, typer.Option("--standby", help="If another controller is at work, wait and take over when it is gone.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; print the sweep's id.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show which jobs would be started; run nothing, write nothing.")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: how many starts to show. Default: 10.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a sweep, or go on with it: run the same command again after a kill, and nothing is lost.
@@ -64,6 +74,10 @@ def run(  # noqa: PLR0917 (one parameter an option)
     given = {key: value for key, value in overrides.items() if value is not None}
     if (target is None) == (resume is None):
         raise ConfigError("give a TARGET to sweep or --resume SWEEP, and not both")
+    if dry_run or steps is not None:
+        _check_dry_run(is_wanted=dry_run, others={"--amend": amend, "--standby": standby, "--detach": detach})
+        _rehearse(target, resume, given, store=store, steps=steps or _STEPS, as_json=as_json)
+        return
     if resume is not None:
         if amend:
             raise ConfigError("--amend: needs a TARGET that says what the sweep is to search from now on")
@@ -98,6 +112,37 @@ def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> 
     raise typer.Exit(_exit_code(state))
 
 
+def _check_dry_run(*, is_wanted: bool, others: Mapping[str, bool]) -> None:
+    if not is_wanted:
+        raise ConfigError("--steps: says how many starts a --dry-run shows; give that, too, or leave it out")
+    if wrong := [option for option, is_given in others.items() if is_given]:
+        raise ConfigError(f"{wrong[0]}: a --dry-run runs and changes nothing; leave one of the two out")
+
+
+def _rehearse(
+    target: str | None, resume: str | None, given: dict[str, Any], *, store: str | None, steps: int, as_json: bool
+) -> None:
+    """Show what would be started, of a new sweep or of one in the store, which is only looked at."""
+    from metta.sweep.cli.debug import print_rehearsal
+
+    if resume is not None:
+        from metta.sweep.cli.addresses import find_sweep
+
+        opened = open_reader(store_url(store))
+        sweep = find_sweep(opened, resume)
+        _check_changes(given)
+        print_rehearsal(list(opened.read(sweep.sweep_id)), steps, resume=given, as_json=as_json)
+        return
+    from metta.sweep.cli.target import load_definition
+    from metta.sweep.launch import check, first_events
+
+    assert target is not None
+    definition = load_definition(target, given)
+    check(definition)
+    has_drawn_seed = definition.settings.seed is None
+    print_rehearsal(first_events(definition), steps, has_drawn_seed=has_drawn_seed, as_json=as_json)
+
+
 def go_on(store: Store, sweep_id: str, *, detach: bool) -> None:
     """Be the controller of a sweep that is to go on, unless there is one."""
     from metta.sweep.clock import SystemClock
@@ -116,14 +161,9 @@ def _resumed(store: Store, address: str, given: dict[str, Any], *, standby: bool
     from metta.sweep.clock import SystemClock
     from metta.sweep.controller.lease import is_controlled
     from metta.sweep.launch import Launched
-    from metta.sweep.model.sweep import LIMITS
 
     sweep = find_sweep(store, address)
-    for option, value in given.items():
-        if option not in LIMITS:
-            raise ConfigError(f"--{option}: a sweep under way cannot change it; allowed with --resume are its limits")
-        if value < 1:
-            raise ConfigError(f"--{option.replace('_', '-')}: expected at least 1, got {value}")
+    _check_changes(given)
     if not standby and is_controlled(store, sweep.sweep_id, SystemClock().now()):
         raise LeaseHeldError(
             f"sweep {sweep.sweep_id}: a controller is at work on it already; wait to take over with --standby, "
@@ -131,6 +171,17 @@ def _resumed(store: Store, address: str, given: dict[str, Any], *, standby: bool
         )
     changes = {limit: value for limit, value in given.items() if value != getattr(sweep.config, limit)}
     return Launched(sweep=sweep, resumed=True, changes=changes, standby=standby)
+
+
+def _check_changes(given: Mapping[str, Any]) -> None:
+    """Refuse options that do not go with --resume."""
+    from metta.sweep.model.sweep import LIMITS
+
+    for option, value in given.items():
+        if option not in LIMITS:
+            raise ConfigError(f"--{option}: a sweep under way cannot change it; allowed with --resume are its limits")
+        if value < 1:
+            raise ConfigError(f"--{option.replace('_', '-')}: expected at least 1, got {value}")
 
 
 def _detach(store: Store, launched: Launched) -> None:

@@ -338,7 +338,7 @@ class SweepController:
         self._append(
             [
                 Decision(body=never_taken if job_id in granted else gone, run_id=run_id, job_id=job_id)
-                for run_id in self.state.unfinished
+                for run_id in sorted(self.state.unfinished)
                 if (job := self.state.runs[run_id].open_job) is not None and (job_id := job.job_id) in lost
             ]
         )
@@ -382,7 +382,7 @@ class SweepController:
         """Stop the jobs of runs that are given up; asked for once more after a restart, since nothing tells of it."""
         reasons = jobs_to_stop(self.state)
         self._stopping &= reasons.keys()
-        for job_id in reasons.keys() - self._stopping:
+        for job_id in sorted(reasons.keys() - self._stopping):
             self._dispatcher.cancel([job_id], Outcome.STOPPED, reasons[job_id])
             self._stopping.add(job_id)
 

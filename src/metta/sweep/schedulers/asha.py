@@ -141,7 +141,8 @@ class AshaScheduler:
     def _promoting(self, state: SweepState, capacity: int | None, fidelity: Fidelity) -> list[Wish]:
         slots = Slots(state, capacity)
         wishes: list[Wish] = [*slots.fill()]
-        waiting = {run.run_id: run for run in slots.paused if run.stop_reason is None}
+        in_order = sorted(slots.paused, key=lambda run: run.index)
+        waiting = {run.run_id: run for run in in_order if run.stop_reason is None}
         for number in reversed(range(len(fidelity.levels))):
             for bracket in range(min(number + 1, len(self._sizes))):
                 for run, reason in self._promotable(waiting, bracket, number, fidelity):

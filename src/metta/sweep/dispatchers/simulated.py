@@ -1,0 +1,499 @@
+"""Jobs that happen in virtual time alone: whole sweeps in seconds, by the same controller, schedulers and guards.
+
+Simulated are the clock, the store's waiting and the jobs; nothing is executed. When the controller waits, time jumps to
+the next thing that is due, and what the agents would have written is appended. Equal seeds make equal logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+
+from metta.sweep.controller.decide import jobs_to_dispatch
+from metta.sweep.controller.retries import next_deadline
+from metta.sweep.errors import ConfigError, InvalidTransition, SearchSpaceError, SweepError
+from metta.sweep.model import events as ev
+from metta.sweep.model.events import Event, new_event
+from metta.sweep.model.fidelity import SECONDS
+from metta.sweep.model.run import FailureKind, JobDefinition, JobState, JobType, Outcome
+from metta.sweep.model.state import EMPTY, fold
+from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.protocols import Placement, Standing, Store
+from metta.sweep.stores.memory import MemoryStore
+
+#: Where simulated controllers and jobs run; and what no process of Linux has for an id, should one be signalled.
+_HOST, _PID = "simulated", 2**22 + 1
+_AGENT, _CONTROLLER = f"agent@{_HOST}", f"controller@{_HOST}"
+#: Five seconds with a thousand runs under way: what a step costs grows with them, and how often it is worth it falls.
+_REACTION_S_A_RUN = 0.005
+#: Waits in a row for nothing at all, half a virtual second each: the controller waits for what will never come.
+_MOST_IDLE_WAITS = 10_000
+
+
+class SimulatedClock:
+    """A `protocols.Clock` with an agenda: time jumps from one thing that is due to the next.
+
+    Args:
+        start: The first moment, in seconds since the epoch.
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._start = self._now = start
+        #: What is due; of equal times by name, so that it does not matter in which order sets are gone through.
+        self._agenda: list[tuple[float, str, int, Callable[[], None]]] = []
+        self._entries = 0
+
+    def now(self) -> float:
+        """See `Clock.now`."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        return self._now - self._start
+
+    def call_at(self, at: float, name: str, action: Callable[[], None]) -> None:
+        """Put something down to be done at that moment, at the next jump where it is past."""
+        self._entries += 1
+        heapq.heappush(self._agenda, (at, name, self._entries, action))
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next thing is due; None when nothing ever is."""
+        return self._agenda[0][0] if self._agenda else None
+
+    def advance_to(self, moment: float) -> None:
+        """Let time pass until then, and do all that is due on the way, each at its time."""
+        while self._agenda and self._agenda[0][0] <= moment:
+            at, _, _, action = heapq.heappop(self._agenda)
+            self._now = max(self._now, at)
+            action()
+        self._now = max(self._now, moment)
+
+
+class SimulatedStore(MemoryStore):
+    """A store in memory for whose readers waiting takes no time: the clock jumps instead.
+
+    What chance or this machine would bring into the log, ids of events and names of hosts, it replaces by what a
+    simulation has instead, so that equal seeds make equal logs.
+
+    Args:
+        clock: The time.
+        reaction_s: A controller that waits notices what happens after so long, and with it all that happens meanwhile;
+            where hundreds of runs are under way after longer, or there would be a step for each of their reports.
+    """
+
+    url = "memory://simulated"
+
+    def __init__(self, clock: SimulatedClock, reaction_s: float = 1.0) -> None:
+        super().__init__()
+        self._clock = clock
+        self._reaction_s = reaction_s
+        self._simulated_ids: dict[str, str] = {}
+        self._idle_waits = 0
+
+    def append(
+        self, events: Sequence[Event], *, fence: int | None = None, expected_seq: int | None = None
+    ) -> list[Event]:
+        """See `Store.append`."""
+        return super().append(list(map(self._simulated, events)), fence=fence, expected_seq=expected_seq)
+
+    def _simulated(self, event: Event) -> Event:
+        number = len(self._simulated_ids)
+        event_id = self._simulated_ids.setdefault(event.id, f"00000000-0000-7000-8000-{number:012x}")
+        if not event.actor.startswith("controller"):
+            return replace(event, id=event_id)
+        body = event.body
+        if isinstance(body, ev.ControllerStarted):
+            body = replace(body, host=_HOST, pid=_PID)
+        return replace(event, id=event_id, actor=_CONTROLLER, body=body)
+
+    def wait_for_change(self, sweep_id: str, after: int, timeout_s: float) -> bool:
+        """Jump to the next thing that is due, or to the next deadline of the sweep; `timeout_s` where there is neither.
+
+        Raises:
+            SweepError: there has been neither for hours: whoever waits would wait forever.
+        """
+        if self.state(sweep_id).seq > after:
+            return True
+        due = self._clock.next_at
+        deadline = next_deadline(self.state(sweep_id))
+        if deadline is not None and deadline > self._clock.now() and (due is None or deadline <= due):
+            self._clock.advance_to(deadline)
+        elif due is not None:
+            reaction_s = max(self._reaction_s, _REACTION_S_A_RUN * len(self.state(sweep_id).unfinished))
+            self._clock.advance_to(max(due, self._clock.now()) + reaction_s)
+        else:
+            self._wait_for_nothing(sweep_id, timeout_s)
+            return False
+        self._idle_waits = 0
+        return self.state(sweep_id).seq > after
+
+    def _wait_for_nothing(self, sweep_id: str, timeout_s: float) -> None:
+        self._idle_waits += 1
+        if self._idle_waits > _MOST_IDLE_WAITS:
+            counts = self.state(sweep_id).sweep.counts
+            runs = ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"
+            raise SweepError(
+                f"sweep {sweep_id}: the simulation stands still: no job runs, nothing is due, and the sweep has not "
+                f"ended (its runs: {runs}); its scheduler wishes for nothing, or nobody takes its jobs"
+            )
+        self._clock.advance_to(self._clock.now() + timeout_s)
+
+
+# ----------------------------------------------------------------------------------------------------- models of jobs
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a job measures on its way."""
+
+    #: Since it began.
+    seconds: float
+    metrics: dict[str, float]
+
+
+class Course(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job does if nobody stops it."""
+
+    #: In the order of their times.
+    reports: Sequence[Report] = ()
+    #: Of its end, since it began.
+    seconds: float
+    outcome: Outcome = Outcome.SUCCEEDED
+    failure: FailureKind | None = None
+    error: str | None = None
+    #: As of `JobExited`: equal for failures that are one and the same fault.
+    signature: str | None = None
+
+
+class JobModel(Protocol):
+    """Says what a job would do: a function of the job alone, such as one over the table of a benchmark.
+
+    A job goes on from `resumed_from(job)`; up to where it is to train (`job.until`), the dispatcher sees to.
+    """
+
+    def __call__(self, job: JobDefinition) -> Course:
+        """Its whole course, to the end of the training."""
+        ...
+
+
+def resumed_from(job: JobDefinition) -> int:
+    """The step, in terms of the sweep's resource, from which a job goes on; 0 from the beginning."""
+    return job.checkpoints[-1].step if job.checkpoints and job.type is JobType.TRAIN else 0
+
+
+def _rng(seed: int, *names: str) -> np.random.Generator:
+    key = tuple(zlib.crc32(name.encode()) for name in names)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+class MadeUpJobs:
+    """A `JobModel` for want of a better one: everything about it is made up, and says nothing about the real jobs.
+
+    A configuration is the better the nearer it is to a point of the space that the sweep's seed decides, give or take
+    a little noise; its curve approaches that from a chance result, and it takes from half to twice `seconds`.
+
+    Args:
+        config: Of the sweep.
+        seconds: What a whole training takes about; an evaluation takes a tenth.
+        reports: In a whole training.
+    """
+
+    def __init__(self, config: SweepConfig, seconds: float = 600.0, reports: int = 10) -> None:
+        self._config = config
+        self._seconds = seconds
+        fidelity = config.fidelity
+        self._maximum = float(reports) if fidelity is None else fidelity.maximum
+        even = [self._maximum * (step + 1) / reports for step in range(reports)]
+        self._levels = sorted({*even, *(() if fidelity is None else fidelity.levels)})
+        self._best = _rng(config.seed, "best").random(len(config.search_space.dimensions))
+
+    def __call__(self, job: JobDefinition) -> Course:
+        """See `JobModel`."""
+        config = self._config
+        rng = _rng(config.seed, repr(sorted(job.config.items())))
+        quality = self._quality(job) + 0.02 * float(rng.standard_normal())
+        whole_s = self._seconds * 2 ** float(rng.uniform(-1, 1))
+        if job.type is JobType.EVAL:
+            return Course(reports=[Report(whole_s / 10, {config.metric: self._value(quality)})], seconds=whole_s / 10)
+        begun = float(resumed_from(job))
+        resource = None if config.fidelity is None else config.fidelity.resource
+        if resource == SECONDS:
+            whole_s = self._maximum
+        reports: list[Report] = []
+        for level in self._levels:
+            if level > begun or level == self._maximum:
+                share = level / self._maximum
+                metrics = {config.metric: self._value(quality * (1 - float(np.exp(-4 * share))))}
+                if resource not in {None, SECONDS}:
+                    metrics[str(resource)] = level
+                reports.append(Report(max(0.0, level - begun) / self._maximum * whole_s, metrics))
+        return Course(reports=reports, seconds=reports[-1].seconds)
+
+    def _quality(self, job: JobDefinition) -> float:
+        try:
+            point = np.array(self._config.search_space.encode(job.config))
+        except SearchSpaceError:  # the space was amended since
+            return 0.5
+        return float(np.exp(-2 * np.sum((point - self._best) ** 2)))
+
+    def _value(self, quality: float) -> float:
+        return quality if self._config.direction == "maximize" else 1.0 - quality
+
+
+# --------------------------------------------------------------------------------------------------------- dispatcher
+
+
+class _Job(msgspec.Struct):
+    """A job on a simulated worker."""
+
+    definition: JobDefinition
+    #: What is still to happen to it, with its times.
+    plan: Iterator[tuple[float, ev.Body]]
+    #: Of its process, once there is one.
+    started_at: float | None = None
+    #: A job that is cancelled or done: what its plan still has put down in the agenda is void.
+    is_over: bool = False
+
+
+class SimulatedDispatcher:
+    """See `protocols.Dispatcher`: workers that run jobs as a model says, in the time of a `SimulatedClock`.
+
+    Their jobs do not run in real time, nor without this object; a controller that dies and the next one share it.
+
+    Args:
+        store: Where the sweep is; for a controller that is to wait in virtual time a `SimulatedStore`.
+        sweep_id: The sweep.
+        config: Its configuration.
+        clock: The time.
+        model: What jobs do; made-up curves without one.
+        workers: How many jobs fit at one time; None for no limit.
+        startup_seconds: From the dispatch of a job to its start.
+        failure_rate: Share of jobs whose code raises an error somewhere on the way.
+        preemption_rate: Share of jobs whose node is taken from them somewhere on the way.
+        straggler_rate: Share of jobs that take `straggler_factor` times as long.
+        straggler_factor: How much slower they are.
+        seed: Of what happens to jobs by chance; the sweep's without one. Each job's draws depend on it and the job
+            alone.
+        on_dispatch: Told of each job that is taken.
+    """
+
+    name = "simulated"
+
+    def __init__(
+        self,
+        store: Store,
+        sweep_id: str,
+        config: SweepConfig,
+        clock: SimulatedClock,
+        model: JobModel | None = None,
+        *,
+        workers: int | None = 10_000,
+        startup_seconds: float = 1.0,
+        failure_rate: float = 0.0,
+        preemption_rate: float = 0.0,
+        straggler_rate: float = 0.0,
+        straggler_factor: float = 5.0,
+        seed: int | None = None,
+        on_dispatch: Callable[[JobDefinition], object] | None = None,
+    ) -> None:
+        rates = {
+            "failure_rate": failure_rate,
+            "preemption_rate": preemption_rate,
+            "straggler_rate": straggler_rate,
+        }
+        for option, rate in rates.items():
+            if not 0 <= rate <= 1:
+                raise ConfigError(f"{option}: expected a share of jobs from 0 to 1, got {rate}")
+        for option, value, least in (
+            ("startup_seconds", startup_seconds, 0),
+            ("straggler_factor", straggler_factor, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"{option}: expected at least {least}, got {value}")
+        self._store = store
+        self._sweep_id = sweep_id
+        self._config = config
+        self._clock = clock
+        self._model = MadeUpJobs(config) if model is None else model
+        self._workers = workers
+        self._startup_s = startup_seconds
+        self._failure_rate, self._preemption_rate, self._straggler_rate = rates.values()
+        self._straggler_factor = straggler_factor
+        self._seed = config.seed if seed is None else seed
+        self._on_dispatch = on_dispatch
+        self._jobs: dict[str, _Job] = {}
+        self._ended: set[str] = set()
+
+    def capacity(self) -> int | None:
+        """See `Dispatcher.capacity`."""
+        return self._workers
+
+    def dispatch(self, jobs: Sequence[JobDefinition]) -> Mapping[str, Placement]:
+        """See `Dispatcher.dispatch`."""
+        return {job.job_id: Placement(dispatcher=self.name) for job in jobs if self._take(job)}
+
+    def _take(self, job: JobDefinition) -> bool:
+        if job.job_id in self._jobs or job.job_id in self._ended:
+            return True
+        if self._workers is not None and len(self._jobs) >= self._workers:
+            return False
+        self._begin(job, is_started=False)
+        if self._on_dispatch is not None:
+            self._on_dispatch(job)
+        return True
+
+    def standing(self, job_ids: Sequence[str]) -> dict[str, Standing]:
+        """See `Dispatcher.standing`."""
+        return {
+            job_id: Standing.KNOWN if job_id in self._jobs or job_id in self._ended else Standing.LOST
+            for job_id in job_ids
+        }
+
+    def held(self) -> list[str]:
+        """See `Dispatcher.held`."""
+        return list(self._jobs)
+
+    def cancel(self, job_ids: Sequence[str], outcome: Outcome, reason: str) -> None:
+        """See `Dispatcher.cancel`: simulated jobs end at the first signal, with the next jump of time."""
+        for job_id in job_ids:
+            job = self._jobs.get(job_id)
+            if job is not None and not job.is_over:
+                job.is_over = True
+                self._clock.call_at(self._clock.now(), job_id, partial(self._exit, job, outcome, reason))
+
+    def close(self) -> None:
+        """See `Dispatcher.close`."""
+
+    def adopt(self) -> None:
+        """Take over the jobs that a copy of a real sweep has for running, as if each had begun just now."""
+        state = fold(EMPTY, self._store.read(self._sweep_id))
+        granted = {job.job_id for job in jobs_to_dispatch(state)}
+        for run_id in sorted(state.unfinished):
+            run = state.runs[run_id]
+            job = run.open_job
+            if job is not None and job.job_id not in granted and job.job_id not in self._jobs:
+                definition = JobDefinition(
+                    job_id=job.job_id,
+                    run_id=run_id,
+                    sweep_id=self._sweep_id,
+                    type=job.type,
+                    attempt=job.attempt,
+                    config=run.config,
+                    checkpoints=run.usable_checkpoints,
+                    until=job.until,
+                )
+                self._begin(definition, is_started=job.state is JobState.RUNNING)
+
+    # --------------------------------------------------------------------------------------------- what jobs do
+
+    def _begin(self, definition: JobDefinition, *, is_started: bool) -> None:
+        now = self._clock.now()
+        job = _Job(definition, iter(()), started_at=now if is_started else None)
+        job.plan = self._plan(definition, now, is_started=is_started)
+        self._jobs[definition.job_id] = job
+        self._put_down_next(job)
+
+    def _put_down_next(self, job: _Job) -> None:
+        at, body = next(job.plan)
+        self._clock.call_at(at, job.definition.job_id, partial(self._happen, job, body))
+
+    def _happen(self, job: _Job, body: ev.Body) -> None:
+        if job.is_over:
+            return
+        if isinstance(body, ev.JobStarted):
+            job.started_at = self._clock.now()
+        self._record(job, body)
+        if isinstance(body, ev.JobExited):
+            self._forget(job)
+        else:
+            self._put_down_next(job)
+
+    def _exit(self, job: _Job, outcome: Outcome, reason: str) -> None:
+        seconds = 0.0 if job.started_at is None else self._clock.now() - job.started_at
+        self._record(job, ev.JobExited(outcome=outcome, seconds=seconds, error=reason))
+        self._forget(job)
+
+    def _forget(self, job: _Job) -> None:
+        job.is_over = True
+        del self._jobs[job.definition.job_id]
+        self._ended.add(job.definition.job_id)
+
+    def _record(self, job: _Job, body: ev.Body) -> None:
+        definition = job.definition
+        event = new_event(
+            body,
+            sweep_id=self._sweep_id,
+            at=self._clock.now(),
+            actor=_AGENT,
+            run_id=definition.run_id,
+            job_id=definition.job_id,
+        )
+        with suppress(InvalidTransition):  # the log has given the job up; what it still says is no news of its run
+            self._store.append([event])
+
+    def _plan(self, job: JobDefinition, now: float, *, is_started: bool) -> Iterator[tuple[float, ev.Body]]:
+        """All that happens to a job nobody cancels, with its times."""
+        began = now if is_started else now + self._startup_s
+        if not is_started:
+            yield began, ev.JobStarted(host=_HOST, pid=_PID, log="")
+        course = self._troubled(self._model(job), job)
+        for report in course.reports:
+            if report.seconds > course.seconds:
+                break
+            yield began + report.seconds, ev.MetricsReported(metrics=report.metrics)
+            if (step := self._paused_at(job, report)) is not None:
+                yield began + report.seconds, _checkpoint(job, step)
+                yield began + report.seconds, ev.JobExited(outcome=Outcome.PAUSED, seconds=report.seconds)
+                return
+        yield (
+            began + course.seconds,
+            ev.JobExited(
+                outcome=course.outcome,
+                seconds=course.seconds,
+                error=course.error,
+                failure=course.failure,
+                signature=course.signature,
+            ),
+        )
+
+    def _paused_at(self, job: JobDefinition, report: Report) -> int | None:
+        """The step at which a job pauses that has reported this; None when it goes on."""
+        fidelity = self._config.fidelity
+        if fidelity is None or job.until is None or job.type is not JobType.TRAIN or job.until >= fidelity.maximum:
+            return None
+        reached = report.metrics.get(fidelity.resource)
+        if fidelity.resource == SECONDS:
+            reached = resumed_from(job) + report.seconds
+        return None if reached is None or reached < job.until else int(reached)
+
+    def _troubled(self, course: Course, job: JobDefinition) -> Course:
+        """What becomes of a course by bad luck."""
+        if not (self._failure_rate or self._preemption_rate or self._straggler_rate):
+            return course
+        failure, preemption, straggling, share = map(float, _rng(self._seed, job.job_id).random(4))
+        if straggling < self._straggler_rate:
+            factor = self._straggler_factor
+            reports = [Report(report.seconds * factor, report.metrics) for report in course.reports]
+            course = replace(course, reports=reports, seconds=course.seconds * factor)
+        if failure < self._failure_rate:
+            outcome, kind, error = Outcome.FAILED, FailureKind.USER_ERROR, "simulated failure"
+        elif preemption < self._preemption_rate:
+            outcome, kind, error = Outcome.KILLED, FailureKind.PREEMPTED, "simulated preemption"
+        else:
+            return course
+        # Without a signature: what strikes at random is no typo, and pauses no sweep.
+        return replace(course, seconds=course.seconds * share, outcome=outcome, failure=kind, error=error)
+
+
+def _checkpoint(job: JobDefinition, step: int) -> ev.CheckpointSaved:
+    made_up = hashlib.sha256(f"{job.job_id}:{step}".encode()).hexdigest()
+    return ev.CheckpointSaved(step=step, path=f"checkpoints/simulated-{step}", sha256=made_up, size_bytes=0)
