@@ -35,7 +35,7 @@ DEVELOPMENT_INSTANCES = (
 )
 _INSTANCE = "OpenML_task_id"
 #: Epochs of a full training: the fidelity, which is not searched here.
-_EPOCHS = 52
+EPOCHS = 52
 #: What the model takes, in its order. It scales and embeds by itself.
 _INPUTS = (
     "epoch",
@@ -47,8 +47,8 @@ _INPUTS = (
     "max_units",
     "max_dropout",
 )
-#: Of what it answers: time, val_accuracy, val_cross_entropy, ...
-_VAL_ACCURACY = 1
+#: Of what it answers: time in seconds since the training began, val_accuracy, val_cross_entropy, ...
+_TIME, _VAL_ACCURACY = 0, 1
 
 
 def folder() -> Path:
@@ -86,10 +86,18 @@ class Surrogate:
 
     def accuracies(self, instance: str, configs: Sequence[Config]) -> np.ndarray:
         """Validation accuracy in percent after a full training with each configuration."""
-        rows = [[config.get(name, _EPOCHS) for name in _INPUTS] for config in configs]
+        rows = [[config.get(name, EPOCHS) for name in _INPUTS] for config in configs]
         codes = np.full((len(rows), 1), self._codes[instance], np.int32)
         answers = self._model.run(None, {"x_cat": codes, "x_cont": np.array(rows, np.float32)})[0]
         return np.asarray(answers[:, _VAL_ACCURACY], float)
+
+    def curve(self, instance: str, config: Config) -> tuple[np.ndarray, np.ndarray]:
+        """After each epoch of a training the seconds it took by then, never falling, and the validation accuracy."""
+        rows = [[{**config, "epoch": epoch}[name] for name in _INPUTS] for epoch in range(1, EPOCHS + 1)]
+        codes = np.full((len(rows), 1), self._codes[instance], np.int32)
+        answers = self._model.run(None, {"x_cat": codes, "x_cont": np.array(rows, np.float32)})[0]
+        seconds = np.maximum.accumulate(np.maximum(answers[:, _TIME], 1e-3))
+        return np.asarray(seconds, float), np.asarray(answers[:, _VAL_ACCURACY], float)
 
 
 @cache

@@ -43,6 +43,16 @@ def test_a_trail_that_was_not_part_of_this_one_is_told_apart() -> None:
     assert trail("abd").since(trail("abc")) is None
 
 
+def test_the_same_entry_after_the_same_entry_is_no_news_while_somebody_holds_it() -> None:
+    seen = trail("abc")
+    thought = Trail.after(seen, "a", ("COMPLETED", 1.0))
+    written = Trail.after(seen, "a", ("COMPLETED", 1.0))
+    assert written is thought
+    assert Trail.after(written, "d", None).since(thought) == ["d"]
+    assert Trail.after(seen, "a", ("COMPLETED", 2.0)).since(thought) is None
+    assert Trail.after(seen, "b", ("COMPLETED", 1.0)).since(thought) is None
+
+
 def test_trails_are_equal_when_their_entries_are_however_long_they_are() -> None:
     long = "ab" * 50_000
     assert trail(long) == trail(long)

@@ -6,7 +6,7 @@ touches, to refuse what is illegal and to write the projections), and replay (an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 
 import immutables
@@ -133,7 +133,7 @@ class _Draft:
         if before is None or run.status is not before.status:
             self._count(before, run)
         if before is None or _teaches_otherwise(before, run):
-            self._trail = Trail(run_id, self._trail)
+            self._trail = Trail.after(self._trail, run_id, _lesson(run))
         if before is not None and run.cost != before.cost:
             self._metadata = replace(self._metadata, cost=self._metadata.cost + run.cost - before.cost)
         if run.status is JobStatus.COMPLETED and run.score is not None and self._metadata.is_better(run.score):
@@ -207,6 +207,11 @@ class _Draft:
             self._unfinished.pop(run.run_id, None)
         else:
             self._unfinished[run.run_id] = None
+
+
+def _lesson(run: RunInfo) -> Hashable:
+    """What can be learned of a run, but for its configuration, which stays the same."""
+    return (run.status.ended and run.status, run.score, run.partial_score, run.status.ended and run.cost, run.rungs)
 
 
 def _teaches_otherwise(before: RunInfo, run: RunInfo) -> bool:
