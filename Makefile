@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 3
 PYTEST_ARGS ?=
 DEMO_STORE := sqlite:///demo/sweeps.db
-# quality.py takes hours and needs LCBench's model: see benchmarks/README.md.
-BENCHMARKS = $(filter-out benchmarks/quality.py,$(sort $(wildcard benchmarks/[a-z]*.py)))
+# These take hours and need LCBench's model: see benchmarks/README.md.
+BENCHMARKS = $(filter-out benchmarks/quality.py benchmarks/multifidelity.py,$(sort $(wildcard benchmarks/[a-z]*.py)))
 
 # Command sweeps and the tools find the environment's python first, activated or not.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -48,7 +48,7 @@ types: $(VENV)/.installed-dev
 imports: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-benchmarks  ## Run every benchmark in turn, but for quality.py
+bench: $(VENV)/.installed-benchmarks  ## Run every benchmark in turn, but for the two on LCBench
 	@for script in $(BENCHMARKS); do echo "==> $$script"; $(BIN)/python $$script || exit 1; done
 
 constraints:  ## Write constraints.txt anew: the newest versions that fit pyproject.toml, from a fresh environment

@@ -199,7 +199,7 @@ def test_the_schema_is_json(metta: CommandLine) -> None:
 def test_every_command_has_help_with_an_example(metta: CommandLine) -> None:
     group = get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     looking = {"list", "status", "show", "best", "schema", "logs"}
-    steering = {"run", "pause", "resume", "rollback", "stop"}
+    steering = {"run", "pause", "resume", "rollback", "stop", "debug"}
     tending = {"doctor", "backup"}
     inside_jobs = {"report", "checkpoint"}
     assert set(group.commands) == looking | steering | tending | inside_jobs

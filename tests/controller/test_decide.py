@@ -18,6 +18,7 @@ from metta.sweep.controller.decide import (
     Policy,
     decide,
     jobs_to_dispatch,
+    jobs_to_stop,
     open_jobs,
     revive,
 )
@@ -25,6 +26,7 @@ from metta.sweep.controller.retries import MOST_LOSSES, MOST_REFUSALS, next_dead
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Body, Event, new_event
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import (
     FailureKind,
     JobDefinition,
@@ -37,8 +39,9 @@ from metta.sweep.model.run import (
     RunInfo,
 )
 from metta.sweep.model.space import Choice, LogUniform, Range, SearchSpace
-from metta.sweep.model.state import EMPTY, fold
+from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import CommandTarget, Strategy, SweepConfig, SweepStatus
+from metta.sweep.protocols import StartJob, StopRun
 from metta.sweep.testing import ManualClock, sweep_config
 from metta.sweep.testing.sweeps import START, SWEEP
 
@@ -737,3 +740,94 @@ def test_a_run_cancelled_while_it_waited_to_be_tried_again_is_not_revived() -> N
     world.write(ev.SweepStopRequested(reason="enough"))
     world.decide()
     assert revive(world.state, world.clock.now()) == []
+
+
+class Halving:
+    """A scheduler that wishes for what it is told to."""
+
+    def __init__(self, *wishes: Any) -> None:
+        self.wishes = wishes
+
+    def check(self, config: SweepConfig) -> None:
+        """Whatever."""
+
+    def schedule(self, state: SweepState, capacity: int | None) -> list[Any]:
+        return list(self.wishes)
+
+
+def decided(world: World, *wishes: Any, now: float = START) -> list[Body]:
+    policy = replace(world.policy, scheduler=Halving(*wishes))
+    return [each.body for each in decide(world.state, policy, now=now, capacity=None, starting=True)]
+
+
+def paused_world(**config: Any) -> World:
+    """A sweep whose only run has come to a level."""
+    world = World(max_trials=1, fidelity=Fidelity(maximum=9), **config)
+    world.write(ev.RunCreated(index=0, config={"lr": 0.01}), "r0")
+    world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=1, until=1.0), "r0", "r0.train.1")
+    world.write(ev.JobStarted(host="node", pid=1, log="log"), "r0", "r0.train.1")
+    world.write(ev.MetricsReported(metrics={"reward": 0.5, "epoch": 1.0}), "r0", "r0.train.1")
+    world.write(ev.JobExited(outcome=Outcome.PAUSED, seconds=2 * HOUR), "r0", "r0.train.1")
+    return world
+
+
+def test_a_run_that_waits_is_stopped_at_once_with_what_it_had_reached() -> None:
+    bodies = decided(paused_world(), StopRun(run_id="r0", reason="others are better"))
+    assert bodies[0] == ev.RunStopped(reason="others are better", partial_score=0.5)
+    assert isinstance(bodies[-1], ev.SweepEnded)
+
+
+def test_a_run_under_way_is_asked_to_stop_and_counts_when_its_job_has_ended() -> None:
+    world = World(max_trials=1, fidelity=Fidelity(maximum=9))
+    world.write(ev.RunCreated(index=0, config={"lr": 0.01}), "r0")
+    world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=1), "r0", "r0.train.1")
+    world.write(ev.JobStarted(host="node", pid=1, log="log"), "r0", "r0.train.1")
+    assert decided(world, StopRun(run_id="r0", reason="beaten")) == [ev.RunStopRequested(reason="beaten")]
+    world.write(ev.RunStopRequested(reason="beaten"), "r0")
+    assert jobs_to_stop(world.state) == {"r0.train.1": "beaten"}
+    # It may fail on the way to its end: nobody tries again what is given up.
+    world.write(ev.JobExited(outcome=Outcome.FAILED, failure=FailureKind.USER_ERROR), "r0", "r0.train.1")
+    assert decided(world)[0] == ev.RunStopped(reason="beaten")
+
+
+def test_one_that_comes_to_its_end_before_it_is_stopped_is_completed() -> None:
+    world = World(max_trials=1, fidelity=Fidelity(maximum=9))
+    world.write(ev.RunCreated(index=0, config={"lr": 0.01}), "r0")
+    world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=1), "r0", "r0.train.1")
+    world.write(ev.JobStarted(host="node", pid=1, log="log"), "r0", "r0.train.1")
+    world.write(ev.RunStopRequested(reason="beaten"), "r0")
+    world.write(ev.MetricsReported(metrics={"reward": 0.7, "epoch": 9.0}), "r0", "r0.train.1")
+    world.write(ev.JobExited(outcome=Outcome.SUCCEEDED), "r0", "r0.train.1")
+    assert decided(world)[0] == ev.RunCompleted(score=0.7)
+
+
+def test_what_is_paused_goes_on_beyond_the_last_trial_and_not_beyond_the_budget() -> None:
+    onwards = StartJob(run_id="r0", type=JobType.TRAIN, until=3.0)
+    [granted] = decided(paused_world(), onwards)
+    assert granted == ev.JobGranted(job_type=JobType.TRAIN, attempt=2, until=3.0)
+    stopped, ended = decided(paused_world(budget_hours=1.0), onwards)
+    assert isinstance(stopped, ev.RunStopped)
+    assert stopped.partial_score == 0.5
+    assert stopped.reason.startswith("budget_hours")
+    assert isinstance(ended, ev.SweepEnded)
+
+
+def test_of_wall_time_a_job_gets_what_its_run_has_left_to_the_level() -> None:
+    world = paused_world()
+    seconds = replace(world.state.sweep.config, fidelity=Fidelity(resource="seconds", maximum=9 * HOUR))
+    world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=2, until=3 * HOUR), "r0", "r0.train.2")
+    state = replace(world.state, metadata=replace(world.state.sweep, config=seconds))
+    assert [job.until for job in jobs_to_dispatch(world.state)] == [3 * HOUR]
+    assert [job.until for job in jobs_to_dispatch(state)] == [HOUR]
+
+
+def test_a_job_that_ends_at_its_level_has_come_there_whenever_it_reported_last() -> None:
+    world = World(max_trials=1, fidelity=Fidelity(resource="seconds", maximum=9))
+    world.write(ev.RunCreated(index=0, config={"lr": 0.01}), "r0")
+    world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=1, until=3.0), "r0", "r0.train.1")
+    world.write(ev.JobStarted(host="node", pid=1, log="log"), "r0", "r0.train.1")
+    world.write(ev.MetricsReported(metrics={"reward": 0.5}), "r0", "r0.train.1")
+    world.write(ev.JobExited(outcome=Outcome.PAUSED, seconds=3.0), "r0", "r0.train.1")
+    run = world.state.runs["r0"]
+    assert run.progress == 3.0
+    assert [(rung.level, rung.value) for rung in run.rungs] == [(1.0, 0.5), (3.0, 0.5)]

@@ -111,6 +111,8 @@ class SweepController:
         self._config = self.state.sweep.config
         self._policy = policy_of(self._config)
         self._validator = StateValidator()
+        #: The state that was last looked through, if nothing was wrong in it.
+        self._sound: SweepState | None = None
         self._backups = AutomaticBackups(store.url, clock)
         #: Jobs that this controller gave to the dispatcher; those whose dispatch is not yet in the log.
         self._handed_over: set[str] = set()
@@ -319,7 +321,9 @@ class SweepController:
         if self._clock.monotonic() >= self._standing_at:
             self._standing_at = self._clock.monotonic() + _STANDING_EVERY_S
             self._record_losses()
-            issues = self._validator.check_unfinished(self.state, now=now)
+            state = self.state
+            issues = self._validator.check_unfinished(state, now=now, sound=self._sound)
+            self._sound = None if issues else state
             self._append([decision for issue in issues for decision in issue.repairs])
 
     def _record_losses(self) -> None:
