@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.schedulers.halving import EPOCHS, FIDELITY, Curve, Halving
 
 from metta.sweep.errors import ConfigError
 from metta.sweep.model import events as ev
@@ -19,6 +18,7 @@ from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import Strategy
 from metta.sweep.schedulers.asha import AshaScheduler, HyperbandScheduler, bracket_sizes
 from metta.sweep.testing.sweeps import sweep_config
+from schedulers.halving import EPOCHS, FIDELITY, Curve, Halving
 
 Mode = Literal["stop", "promote"]
 

@@ -79,7 +79,7 @@ def test_runs_get_everywhere_and_stay_there() -> None:
 
 def test_things_happen_after_the_end_of_a_sweep_too() -> None:
     after_the_end = set()
-    for seed in range(40):
+    for seed in range(100):
         state = EMPTY
         for seq, event in enumerate(random_history(seed, length=80), start=1):
             if state.metadata is not None and state.sweep.status.ended:

@@ -6,7 +6,6 @@ algorithm 2 of the paper, and `stop`, which needs no checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import ceil
 from typing import Literal, get_args
 
@@ -18,6 +17,7 @@ from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import CreateRuns, StartJob, StopRun, Wish
 from metta.sweep.schedulers.slots import Slots
 from metta.sweep.schedulers.standings import Arrival, Standings
+from metta.sweep.schedulers.stopping import Stopping, check_levels
 
 Mode = Literal["stop", "promote"]
 
@@ -57,22 +57,13 @@ class AshaScheduler:
         self._sizes: tuple[int, ...] = ()
         self._fidelity: Fidelity | None = None
         self._standings = Standings(self._bracket_of)
-        #: Runs that are to be stopped, with the reasons.
-        self._losers: dict[str, str] = {}
+        self._stopping = Stopping(self._standings, self._against)
 
     def check(self, config: SweepConfig) -> None:
         """See `Scheduler.check`."""
+        check_levels(config)
         fidelity = config.fidelity
-        if fidelity is None:
-            raise ConfigError(
-                "fidelity: is missing; to stop runs early it has to be known how far they are trained, "
-                "such as {resource: epoch, maximum: 50}"
-            )
-        if not fidelity.levels:
-            raise ConfigError(
-                f"fidelity: there is no level below the maximum ({fidelity.maximum:g}) at which to compare runs, since "
-                f"grace_period is {fidelity.grace_period:g}; make it less"
-            )
+        assert fidelity is not None
         if self._brackets is not None and self._brackets > len(fidelity.levels) + 1:
             raise ConfigError(
                 f"strategy: brackets is at most {len(fidelity.levels) + 1}, one more than there are levels, "
@@ -86,9 +77,9 @@ class AshaScheduler:
         if fidelity != self._fidelity:
             self._fidelity = fidelity
             self._sizes = bracket_sizes(fidelity, self._brackets or len(fidelity.levels) + 1)
-        arrivals, is_anew = self._standings.keep_up(state)
         if self._mode == "stop":
-            return self._stopping(state, capacity, arrivals, is_anew=is_anew)
+            return self._stopping.schedule(state, capacity)
+        self._standings.keep_up(state)
         return self._promoting(state, capacity, fidelity)
 
     def _bracket_of(self, index: int) -> int:
@@ -99,29 +90,6 @@ class AshaScheduler:
                 return bracket
             place -= size
         raise AssertionError("the sizes add up")
-
-    # ---------------------------------------------------------------------------------------------------- stopping
-
-    def _stopping(
-        self, state: SweepState, capacity: int | None, arrivals: Sequence[Arrival], *, is_anew: bool
-    ) -> list[Wish]:
-        if is_anew:
-            self._losers.clear()
-        for arrival in arrivals:
-            if reason := self._against(arrival, state.sweep.config):
-                self._losers[arrival.run.run_id] = reason
-        self._losers = {run_id: reason for run_id, reason in self._losers.items() if run_id in state.unfinished}
-        stops: list[Wish] = [
-            StopRun(run_id=run_id, reason=reason)
-            for run_id, reason in self._losers.items()
-            if state.runs[run_id].stop_reason is None
-        ]
-        slots = Slots(state, capacity)
-        lost = self._losers.keys()
-        starts = [wish for wish in slots.fill() if wish.run_id not in lost]
-        starts += slots.resume([run for run in slots.paused if run.run_id not in lost])
-        new = [CreateRuns(count=slots.new, reasons=(slots.reason,))] if slots.new > 0 else []
-        return [*stops, *starts, *new]
 
     def _against(self, arrival: Arrival, config: SweepConfig) -> str | None:
         """Why a run is to be stopped where it has come to; None for those that go on."""
@@ -152,14 +120,7 @@ class AshaScheduler:
                     wishes.append(_onwards(run, number + 1, fidelity, reason))
                     slots.take(JobType.TRAIN)
         wishes += self._created(state, slots, fidelity)
-        if (
-            not slots.are_trials_left
-            and not wishes
-            and not any(
-                state.runs[run_id].open_job or state.runs[run_id].status is not JobStatus.PAUSED
-                for run_id in state.unfinished
-            )
-        ):
+        if not wishes and not slots.are_trials_left and _all_wait(state):
             reason = f"not among the best 1 / {fidelity.reduction_factor:g} of its level, and no run is to come"
             wishes += [StopRun(run_id=run_id, reason=reason) for run_id in waiting]
         return wishes
@@ -188,6 +149,12 @@ class AshaScheduler:
                 count += wishes.pop().count
             wishes.append(CreateRuns(count=count, reasons=(slots.reason, f"bracket {bracket}"), until=until))
         return wishes
+
+
+def _all_wait(state: SweepState) -> bool:
+    """Whether nothing is under way that could still come to a level."""
+    unfinished = (state.runs[run_id] for run_id in state.unfinished)
+    return all(run.status is JobStatus.PAUSED and run.open_job is None for run in unfinished)
 
 
 def _onwards(run: RunInfo, number: int, fidelity: Fidelity, reason: str) -> StartJob:

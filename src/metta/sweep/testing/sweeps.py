@@ -195,7 +195,7 @@ class _Author:
         self._add(self._choose.choice(steps), run, job.job_id)
 
     def _exit(self) -> ev.JobExited:
-        outcome = self._choose.choice([Outcome.SUCCEEDED] * 5 + list(Outcome))
+        outcome = self._choose.choice([Outcome.SUCCEEDED] * 9 + list(Outcome))
         # Quarters of a second add up exactly, in whatever order.
         seconds = self._choose.randint(0, 9) / 4
         # Without a failure, as versions before retries wrote it.
@@ -286,7 +286,7 @@ class _Author:
         if "metric" in changes:
             for run in self._runs():
                 status = run.undone.status if run.undone else run.status
-                if status in {JobStatus.COMPLETED, JobStatus.FAILED}:
+                if status in {JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED}:
                     self._add(ev.RunRescored(reason="another metric", score=run.metrics.get(metric)), run)
         best_run_id, best_score = self._best(changes.get("direction"))
         self._add(ev.SweepAmended(changes=changes, best_run_id=best_run_id, best_score=best_score))
