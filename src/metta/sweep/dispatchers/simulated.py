@@ -470,9 +470,10 @@ class SimulatedDispatcher:
         fidelity = self._config.fidelity
         if fidelity is None or job.until is None or job.type is not JobType.TRAIN or job.until >= fidelity.maximum:
             return None
-        reached = report.metrics.get(fidelity.resource)
         if fidelity.resource == SECONDS:
-            reached = resumed_from(job) + report.seconds
+            # Each job measures its own time, and is told what its run has left of it.
+            return int(resumed_from(job) + report.seconds) if report.seconds >= job.until else None
+        reached = report.metrics.get(fidelity.resource)
         return None if reached is None or reached < job.until else int(reached)
 
     def _troubled(self, course: Course, job: JobDefinition) -> Course:
