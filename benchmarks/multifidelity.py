@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
-import numpy as np
+import numpy as np  # noqa: E402 (it reads these when it is loaded)
 
 if TYPE_CHECKING:
     from metta.sweep.dispatchers.simulated import Course
@@ -63,8 +63,8 @@ def main() -> None:
     from _problems import problem, reference
 
     parser = argparse.ArgumentParser(description=__doc__)
-    known = [*OURS, *PEERS]
-    parser.add_argument("--contestants", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known))
+    names = [*OURS, *PEERS]
+    parser.add_argument("--contestants", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--instances", nargs="+", help=f"of LCBench ({' '.join(DEVELOPMENT_INSTANCES)})")
     parser.add_argument("--seeds", type=int, help="sweeps of each instance by each contestant (2; 1 with --quick)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
@@ -83,22 +83,17 @@ def main() -> None:
     own: dict[tuple[str, str, int], float] = {}
     begin = time.monotonic()
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        found = {pool.submit(_sweep, *cell): cell for cell in cells}
+        sweeps = {pool.submit(_sweep, *cell): cell for cell in cells}
         best = {instance: reference(problem(f"lcbench-{instance}")) for instance in options.instances}
         results = {}
-        for number, future in enumerate(as_completed(found), start=1):
-            results[found[future]] = future.result()
+        for number, future in enumerate(as_completed(sweeps), start=1):
+            results[sweeps[future]] = future.result()
             print(f"{number} of {len(cells)}, {time.monotonic() - begin:.0f} s: {found[future]}", file=sys.stderr)
     for cell, (improvements, budget_s, own_s) in results.items():
-        known_best = best[cell[1]]
-        top = max(
-            [
-                -known_best.best,
-                *(accuracy for other in results if other[1] == cell[1] for _, accuracy in results[other][0][-1:]),
-            ]
-        )
-        span = top + known_best.median
-        curves[cell] = _regrets(improvements, budget_s, top, span)
+        known = best[cell[1]]
+        found = [each[0][-1][1] for other, each in results.items() if other[1] == cell[1] and each[0]]
+        top = max(-known.best, *found)
+        curves[cell] = _regrets(improvements, budget_s, top, top + known.median)
         own[cell] = own_s
     _show(options.contestants, curves, own, report)
     report.details = [{"cell": cell, "regret": curve.tolist()} for cell, curve in curves.items()]
@@ -177,7 +172,6 @@ def _budget_s(instance: str) -> float:
 def _model(instance: str) -> Callable[[JobDefinition], Course]:
     """Jobs as the surrogate has them; one that goes on from a checkpoint takes the time of the epochs that are left."""
     from _lcbench import surrogate
-
     from metta.sweep.dispatchers.simulated import Course, Report, resumed_from
 
     def model(job: JobDefinition) -> Course:
@@ -195,7 +189,6 @@ def _model(instance: str) -> Callable[[JobDefinition], Course]:
 
 def _drive_ours(contestant: str, instance: str, seed: int, budget_s: float) -> list[tuple[float, float]]:
     from _lcbench import EPOCHS, surrogate
-
     from metta.sweep.controller.controller import SweepController
     from metta.sweep.dispatchers.simulated import SimulatedClock, SimulatedDispatcher, SimulatedStore
     from metta.sweep.model.events import MetricsReported, SweepCreated, new_event

@@ -32,7 +32,7 @@ from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import FailureKind, JobDefinition, JobStatus, JobType, Outcome, RetryPolicy, RunInfo
 from metta.sweep.model.state import SweepState
-from metta.sweep.model.sweep import CommandTarget, SweepConfig, SweepStatus
+from metta.sweep.model.sweep import CommandTarget, Strategy, SweepConfig, SweepStatus
 from metta.sweep.protocols import Standing, Store
 from metta.sweep.testing import DispatcherContract, sweep_config
 from metta.sweep.testing.dispatchers import grant, the_run, wait_until
@@ -473,3 +473,24 @@ class TestSimulatedDispatcher(DispatcherContract):
 
 def test_a_job_that_was_never_dispatched_is_lost() -> None:
     assert World().dispatcher.standing(["x.train.1"]) == {"x.train.1": Standing.LOST}
+
+
+@pytest.mark.parametrize("mode", ["stop", "promote"])
+def test_runs_compete_by_the_wall_time_of_their_training_too(mode: str) -> None:
+    def model(job: JobDefinition) -> Course:
+        """One report a second, fifty-four in all; a run that was paused has some behind it."""
+        left = 54 - resumed_from(job)
+        reports = [Report(float(second), {"reward": job.config["lr"] * second}) for second in range(1, left + 1)]
+        return Course(reports=reports, seconds=float(left))
+
+    strategy = Strategy(scheduler="asha", scheduler_options={"mode": mode})
+    fidelity = Fidelity(resource="seconds", maximum=54, grace_period=2)
+    world = World(model, reaction_s=0.1, max_trials=27, strategy=strategy, fidelity=fidelity)
+    state = world.run()
+    assert set(state.sweep.counts) == {JobStatus.COMPLETED, JobStatus.STOPPED}
+    assert state.sweep.counts[JobStatus.STOPPED] > 15
+    paused = [(run, job) for run in state.runs.values() for job in run.jobs if job.outcome is Outcome.PAUSED]
+    assert bool(paused) == (mode == "promote")
+    # Up to the first level two seconds, to the second four more, to the third twelve more.
+    assert {round(body.seconds) for body in world.bodies(ev.JobExited) if body.outcome is Outcome.PAUSED} <= {2, 4, 12}
+    assert all(run.rungs for run in state.runs.values())
