@@ -88,7 +88,7 @@ def main() -> None:
         results = {}
         for number, future in enumerate(as_completed(sweeps), start=1):
             results[sweeps[future]] = future.result()
-            print(f"{number} of {len(cells)}, {time.monotonic() - begin:.0f} s: {found[future]}", file=sys.stderr)
+            print(f"{number} of {len(cells)}, {time.monotonic() - begin:.0f} s: {sweeps[future]}", file=sys.stderr)
     for cell, (improvements, budget_s, own_s) in results.items():
         known = best[cell[1]]
         found = [each[0][-1][1] for other, each in results.items() if other[1] == cell[1] and each[0]]
