@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from metta.sweep.model.sweep import Strategy
 
 _WORKERS = 8
+#: Epochs before the first level. After one epoch accuracies say nothing of those in the end (rank correlation 0.0).
+GRACE = 3
 #: Whole trainings of random configurations that the time of a sweep is enough for.
 _TRAININGS = 100
 #: Shares of that time at which regret is told, and how finely it is followed.
@@ -202,7 +204,7 @@ def _drive_ours(contestant: str, instance: str, seed: int, budget_s: float) -> l
         search_space=surrogate().space,
         metric="accuracy",
         strategy=strategy,
-        fidelity=Fidelity(maximum=EPOCHS),
+        fidelity=Fidelity(maximum=EPOCHS, grace_period=GRACE),
         seed=seed,
         max_parallel=_WORKERS,
         max_hours=budget_s / 3600,
@@ -226,7 +228,7 @@ def _drive_optuna(contestant: str, instance: str, seed: int, budget_s: float) ->
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = surrogate().space
     pruner = (
-        optuna.pruners.HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3)
+        optuna.pruners.HyperbandPruner(min_resource=GRACE, max_resource=EPOCHS, reduction_factor=3)
         if "Hyperband" in contestant
         else optuna.pruners.NopPruner()
     )

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.space import SearchSpace
 from metta.sweep.model.trail import Trail
+from metta.sweep.optimizers.comparison import comparable
 from metta.sweep.optimizers.encoding import Booleans, Encoder, Floats, Integers
 from metta.sweep.protocols import History
 
+#: Numbers of a run beside its values at levels: score, cost, whether it failed, index, whether it is whole.
+_FIGURES = 5
 _TEACH_NOTHING = frozenset({JobStatus.CANCELLED, JobStatus.ROLLED_BACK})
 _ENDED = frozenset({JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED})
 
@@ -32,8 +36,13 @@ class Columns:
     units: Floats
     #: (n, d) whether the parameter of the axis exists.
     active: Booleans
-    #: (n,) oriented so that LOWER IS BETTER; NaN where a run failed without a score.
+    #: (n,) oriented so that LOWER IS BETTER; NaN where a run failed without a score. Of runs that were stopped early
+    #: what they had reached by then: see `comparable`.
     scores: Floats
+    #: (n, k) the same at the levels of the sweep's fidelity; NaN where a run did not come.
+    rungs: Floats
+    #: (n,) whether a run was trained to its end.
+    whole: Booleans
     #: (n,) compute seconds.
     costs: Floats
     #: (n,) whether the run failed, with a partial score or without.
@@ -47,6 +56,11 @@ class Columns:
     #: The very same object in later columns whose first n rows are these: what was worked out from them still holds.
     lineage: object
 
+    def comparable(self, count: int | None = None) -> Floats:
+        """Scores of the first `count` runs, or of all, on one scale, however far each was trained."""
+        rows = slice(count)
+        return comparable(self.scores[rows], self.rungs[rows], self.whole[rows], self.units.shape[1] + 1)
+
 
 class ColumnsCache:
     """Keeps the columns of the history it saw last, and brings them up to date in time with what has changed since.
@@ -55,16 +69,17 @@ class ColumnsCache:
     """
 
     def __init__(self) -> None:
-        self._key: tuple[SearchSpace, str, bool] | None = None
+        self._key: tuple[SearchSpace, str, bool, Fidelity | None] | None = None
         self._trail: Trail | None = None
-        self._ended = _Table(0)
-        self._pending = _Table(0)
+        self._ended = _Table(0, 0)
+        self._pending = _Table(0, 0)
         self._encoder: Encoder | None = None
 
     def of(self, history: History) -> Columns:
         """The columns of this history."""
         config = history.config
-        key = (config.search_space, config.direction, config.partial_results)
+        key = (config.search_space, config.direction, config.partial_results, config.fidelity)
+        levels = 0 if config.fidelity is None else len(config.fidelity.levels)
         changed = None
         # Trails of other sweeps share no entry with the one seen, so they are told apart as well.
         if key == self._key and self._trail is not None and history.trail is not None:
@@ -73,7 +88,7 @@ class ColumnsCache:
             if self._encoder is None or self._key is None or self._key[0] != config.search_space:
                 self._encoder = Encoder(config.search_space)
             dimensions = len(config.search_space.dimensions)
-            self._ended, self._pending = _Table(dimensions), _Table(dimensions)
+            self._ended, self._pending = _Table(dimensions, levels), _Table(dimensions, levels)
             changed = [] if history.trail is None else history.trail.since(None) or []
         self._key, self._trail = key, history.trail
         self._take([history.runs[run_id] for run_id in changed], config.direction == "maximize", config.partial_results)
@@ -94,11 +109,14 @@ class ColumnsCache:
             chosen = counting if rows.all() else [counting[row] for row in np.flatnonzero(rows)]
             if not chosen:
                 continue
-            figures = np.empty((len(chosen), 4))
+            figures = np.full((len(chosen), table.figures), np.nan)
             figures[:, 0] = _scores(chosen, maximize, partial_results)
             figures[:, 1] = [run.cost for run in chosen]
             figures[:, 2] = [run.status is JobStatus.FAILED for run in chosen]
             figures[:, 3] = [run.index for run in chosen]
+            figures[:, 4] = [run.status is JobStatus.COMPLETED for run in chosen]
+            if table.figures > _FIGURES:
+                _put_rungs(figures[:, _FIGURES:], chosen, maximize)
             # All rows at once need no copies, which take their time when there are many.
             which = slice(None) if chosen is counting else rows
             table.append([run.run_id for run in chosen], units[which], active[which], figures)
@@ -110,6 +128,8 @@ class ColumnsCache:
             units=units,
             active=active,
             scores=figures[:, 0],
+            rungs=figures[:, _FIGURES:],
+            whole=figures[:, 4] > 0,
             costs=figures[:, 1],
             failed=figures[:, 2] > 0,
             indices=figures[:, 3].astype(np.int64),
@@ -129,14 +149,23 @@ def _scores(runs: list[RunInfo], maximize: bool, partial_results: bool) -> Float
     return -oriented if maximize else oriented
 
 
+def _put_rungs(columns: Floats, runs: list[RunInfo], maximize: bool) -> None:
+    for row, run in enumerate(runs):
+        values = [rung.value for rung in run.rungs[: columns.shape[1]]]
+        columns[row, : len(values)] = values
+    if maximize:
+        np.negative(columns, out=columns)
+
+
 class _Table:
     """Rows by run, in the order in which they came; what was given out before stays as it was."""
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, levels: int) -> None:
+        self.figures = _FIGURES + levels
         self._rows: dict[str, int] = {}
         self._units = np.empty((0, dimensions))
         self._active = np.empty((0, dimensions), dtype=np.bool_)
-        self._figures = np.empty((0, 4))
+        self._figures = np.empty((0, self.figures))
         #: Another object once a row has gone.
         self.lineage = object()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -80,13 +81,14 @@ class Modeller:
 
     def model(self, feature_map: FeatureMap, columns: Columns, exploration: float) -> Model:
         """The model of these runs, two of which have scores at least."""
-        is_scored = np.isfinite(columns.scores)
-        ranking = columns.scores if is_scored.all() else np.where(is_scored, columns.scores, np.inf)
+        scores = columns.comparable()
+        is_scored = np.isfinite(scores)
+        ranking = scores if is_scored.all() else np.where(is_scored, scores, np.inf)
         rows = chosen_rows(columns.units, ranking, MOST_ROWS)
         rows = rows[is_scored[rows]]
-        warping = Warping.of(columns.scores[rows])
+        warping = Warping.of(scores[rows])
         features = feature_map.features(columns.units[rows], columns.active[rows])
-        hyperparameters = self._hyperparameters("score", feature_map, columns, ranking, columns.scores, is_scored)
+        hyperparameters = self._hyperparameters("score", feature_map, columns, columns.comparable, is_scored)
         posterior = Posterior(hyperparameters, feature_map, features, warping.targets)
         means = posterior.predict(features)[0]
         order = np.argsort(means, kind="stable")
@@ -98,7 +100,7 @@ class Modeller:
             success=None if is_scored.all() else self._success(feature_map, columns, ranking, is_scored),
         )
         if self._cost_aware:
-            acquisition.cost, acquisition.cost_size = self._cost(feature_map, columns, ranking, rows)
+            acquisition.cost, acquisition.cost_size = self._cost(feature_map, columns, rows)
         model = Model(
             feature_map,
             acquisition,
@@ -106,7 +108,7 @@ class Modeller:
             centres=columns.units[rows[order[:_CENTRES]]],
             measured=columns.units[rows],
             pending=columns.pending_units[:0],
-            best_score=float(columns.scores[best]),
+            best_score=float(scores[best]),
             best_index=int(columns.indices[best]),
             count=int(is_scored.sum()),
         )
@@ -117,44 +119,52 @@ class Modeller:
         """A regression of whether runs end well."""
         labels = np.where(is_scored, 1.0, -1.0)
         everywhere = np.ones(len(labels), dtype=np.bool_)
-        hyperparameters = self._hyperparameters("success", feature_map, columns, ranking, labels, everywhere)
+        values = partial(_first, labels)
+        hyperparameters = self._hyperparameters("success", feature_map, columns, values, everywhere)
         rows = chosen_rows(columns.units, ranking, MOST_ROWS)
         features = feature_map.features(columns.units[rows], columns.active[rows])
         return Posterior(hyperparameters, feature_map, features, labels[rows])
 
-    def _cost(
-        self, feature_map: FeatureMap, columns: Columns, ranking: Floats, rows: Integers
-    ) -> tuple[Posterior, float]:
+    def _cost(self, feature_map: FeatureMap, columns: Columns, rows: Integers) -> tuple[Posterior, float]:
         """A regression of the logarithms of the costs, standardised, and their size."""
         logarithms = np.log(np.maximum(columns.costs, _SHORTEST_COST_S))
         usable = np.isfinite(columns.scores)
-        hyperparameters = self._hyperparameters("cost", feature_map, columns, ranking, logarithms, usable)
+        values = partial(_first, logarithms)
+        hyperparameters = self._hyperparameters("cost", feature_map, columns, values, usable)
         targets, size = _standardised(logarithms[rows])
         features = feature_map.features(columns.units[rows], columns.active[rows])
         return Posterior(hyperparameters, feature_map, features, targets), size
 
-    def _hyperparameters(  # noqa: PLR0917 (all of them are the data)
+    def _hyperparameters(
         self,
         kind: _Kind,
         feature_map: FeatureMap,
         columns: Columns,
-        ranking: Floats,
-        values: Floats,
+        values_of: Callable[[int], Floats],
         usable: Booleans,
     ) -> Hyperparameters:
-        """Fitted to as many of the first usable values as the schedule has it, or some of them."""
-        count = fitted_at(len(values))
+        """Fitted to as many of the first usable values as the schedule has it, or some of them.
+
+        `values_of` gives the values of the first so many runs, as they would be if there were no others.
+        """
+        count = fitted_at(len(usable))
         if np.count_nonzero(usable[:count]) < 2:
-            count = len(values)
+            count = len(usable)
         known = self._fitted.get(kind)
         if known is not None and known[0] is columns.lineage and known[1] is feature_map and known[2] == count:
             return known[3]
-        rows = chosen_rows(columns.units[:count], ranking[:count], MOST_FITTED)
+        scores, values = columns.comparable(count), values_of(count)
+        ranking = np.where(np.isfinite(scores), scores, np.inf)
+        rows = chosen_rows(columns.units[:count], ranking, MOST_FITTED)
         rows = rows[usable[rows]]
         features = feature_map.features(columns.units[rows], columns.active[rows])
         fitted = fit(feature_map, features, _PREPARED[kind](values[rows]))
         self._fitted[kind] = (columns.lineage, feature_map, count, fitted)
         return fitted
+
+
+def _first(values: Floats, count: int) -> Floats:
+    return values[:count]
 
 
 def _standardised(values: Floats) -> tuple[Floats, float]:

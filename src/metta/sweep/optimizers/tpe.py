@@ -104,8 +104,9 @@ class _Densities:
 
     def __init__(self, axes: Axes, columns: Columns, most: int, prior_weight: float) -> None:
         self._axes, self._prior_weight = axes, prior_weight
-        good, others = _split(columns.scores, most)
-        weights = _improvements(columns.scores[good], columns.scores[others])
+        scores = columns.comparable()
+        good, others = _split(scores, most)
+        weights = _improvements(scores[good], scores[others])
         self._good = Parzen(axes, columns.units[good], columns.active[good], weights=weights, prior_weight=prior_weight)
         self._points = np.vstack([columns.units[others], columns.pending_units])
         self._active = np.vstack([columns.active[others], columns.pending_active])
