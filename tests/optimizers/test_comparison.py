@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metta.sweep.optimizers.comparison import comparable
@@ -43,6 +43,7 @@ def test_without_levels_or_stops_nothing_changes() -> None:
     assert comparable(whole, np.array([[4.0], [2.0]]), np.array([True, True]), 1) is whole
 
 
+@settings(deadline=None)
 @given(data=st.data(), enough=st.integers(1, 6))
 def test_who_came_there_keeps_what_it_had_and_nobody_else_is_better(data: st.DataObject, enough: int) -> None:
     number = st.floats(-1e6, 1e6).map(lambda value: round(value, 3))

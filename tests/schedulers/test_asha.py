@@ -137,7 +137,7 @@ def check_promotions(history: list[Event]) -> None:
 
 
 class TestWhateverRunsDo:
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     @given(
         seed=st.integers(0, 10**6),
         mode=st.sampled_from(["stop", "promote"]),

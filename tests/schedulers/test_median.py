@@ -43,7 +43,7 @@ def test_less_is_better_where_the_sweep_minimizes() -> None:
     assert [run.index for run in state.runs.values() if run.status is JobStatus.STOPPED] == [8]
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), parallel=st.integers(1, 6))
 def test_a_controller_that_is_new_each_time_decides_the_same(seed: int, parallel: int) -> None:
     def curve(index: int, epoch: int) -> float:
