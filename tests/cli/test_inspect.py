@@ -41,6 +41,9 @@ def run_shape(sweep_id: str, index: int, **changes: Any) -> dict[str, Any]:
         "started_at": "2023-11-14T22:13:20.000+00:00",
         "ended_at": "2023-11-14T23:13:20.000+00:00",
         "failure_reasons": [],
+        "partial_score": None,
+        "progress": None,
+        "stop_reason": None,
     }
     return shape | changes
 
@@ -142,6 +145,9 @@ def test_list_is_an_array_of_sweeps_with_the_values_of_their_best_runs(metta: Co
             "started_at": sweep["created_at"],
             "ended_at": sweep["ended_at"],
             "failure_reasons": [],
+            "partial_score": None,
+            "progress": None,
+            "stop_reason": None,
         }
         for sweep, best in ((DONE_SHAPE, BEST), (UNDERWAY_SHAPE, ENDED))
     ]

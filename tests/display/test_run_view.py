@@ -12,6 +12,7 @@ from metta.sweep.display.status import run_view
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event
+from metta.sweep.model.run import Outcome
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
@@ -44,6 +45,23 @@ def test_people_see_step_size_metric_and_age() -> None:
         "checkpoint step 1, 900 B, saved 31m00s ago: checkpoints/step-1",
         "checkpoint step 2, 5.1 MiB, reward=1, saved 1m00s ago: checkpoints/step-2",
     ]
+
+
+def test_whoever_looks_at_a_run_that_was_stopped_sees_why() -> None:
+    created, granted, dispatched, started, reported, *_ = run_events(0)
+    stopped = [
+        replace(started, id="exit", body=ev.JobExited(outcome=Outcome.STOPPED, seconds=2.0)),
+        replace(created, id="stop", body=ev.RunStopped(reason="number 5 of 5", partial_score=1.0)),
+    ]
+    events = [sweep_created(), created, granted, dispatched, started, reported, *stopped]
+    state = fold(EMPTY, [replace(event, seq=seq) for seq, event in enumerate(events, start=1)])
+    screen = Console(file=io.StringIO(), width=200, color_system=None)
+    with screen.capture() as capture:
+        screen.print(run_view(state.runs[RUN], state.sweep, events))
+    lines = [" ".join(line.split()) for line in capture.get().splitlines()]
+    assert "status STOPPED" in lines
+    assert "stopped number 5 of 5" in lines
+    assert run_detail_shape(state.runs[RUN], events)["stop_reason"] == "number 5 of 5"
 
 
 def test_scripts_see_all_of_it() -> None:

@@ -29,6 +29,9 @@ def run_shape(run: RunInfo) -> dict[str, Any]:
         "started_at": moment(run.started_at),
         "ended_at": moment(run.ended_at),
         "failure_reasons": list(run.failure_reasons),
+        "partial_score": run.partial_score,
+        "progress": run.progress,
+        "stop_reason": run.stop_reason,
     }
 
 

@@ -23,12 +23,13 @@ from metta.sweep.display.views import (
     go_on_command,
     number,
     status_text,
+    strategy_text,
 )
 from metta.sweep.launch import Launched, drive
 from metta.sweep.model.events import Event, RunRetryScheduled
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState
-from metta.sweep.model.sweep import Strategy, SweepMetadata, SweepStatus
+from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Store
 from metta.sweep.schedulers.completion import Completion, predict
 from metta.sweep.schedulers.workload import workload_of
@@ -188,9 +189,7 @@ def _greeting(launched: Launched) -> str:
     endless = not (config.max_trials or config.budget_hours or config.max_hours)
     note = "; it has no limit but its search space: stop it with Ctrl-C" if endless else ""
     found = " (found in the code)" if launched.metric_is_inferred else ""
-    strategy = config.strategy
-    under = f" under {strategy.scheduler}" if strategy.scheduler != Strategy().scheduler else ""
-    return f"started {what}: {strategy.optimizer}{under}, {config.direction} {config.metric}{found}{note}"
+    return f"started {what}: {strategy_text(config.strategy)}, {config.direction} {config.metric}{found}{note}"
 
 
 def _farewell(sweep: SweepMetadata, requests: int) -> str:

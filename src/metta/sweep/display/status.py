@@ -10,6 +10,7 @@ from rich.text import Text
 
 from metta.sweep.analysis.progress import estimate_end
 from metta.sweep.display.views import (
+    STYLES,
     config_text,
     counts_text,
     duration,
@@ -19,9 +20,10 @@ from metta.sweep.display.views import (
     number,
     runs_table,
     status_text,
+    strategy_text,
 )
 from metta.sweep.model.events import Event, reasons_of
-from metta.sweep.model.run import Checkpoint, JobInfo, RunInfo
+from metta.sweep.model.run import Checkpoint, JobInfo, JobStatus, RunInfo
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Heartbeat
 
@@ -46,7 +48,7 @@ def status_view(
         ("sweep", f"{sweep.sweep_id} ({config.name})"),
         ("status", _status_line(sweep, controlled)),
         ("runs", Text.assemble(f"{sweep.ended_count}{limit} ended: ", counts_text(sweep))),
-        ("strategy", f"{config.strategy.optimizer}, {config.direction} {config.metric}"),
+        ("strategy", f"{strategy_text(config.strategy)}, {config.direction} {config.metric}"),
         ("compute", duration(sweep.cost)),
     ]
     if not sweep.status.ended:
@@ -89,6 +91,8 @@ def run_view(
     if run.score is not None:
         is_best = " (the best)" if run.run_id == sweep.best_run_id else ""
         rows.append(("score", Text(f"{sweep.config.metric}={number(run.score)}{is_best}", style="bold")))
+    if run.stop_reason is not None:
+        rows.append(("stopped", Text(run.stop_reason, style=STYLES[JobStatus.STOPPED])))
     rows += [("failure", Text(reason, style="red")) for reason in run.failure_reasons]
     rows += [("config", f"{name} = {number(value)}") for name, value in run.config.items()]
     rows += [("metric", f"{name} = {number(value)}") for name, value in run.metrics.items()]
@@ -115,7 +119,8 @@ def _size(size_bytes: int) -> str:
 
 
 def _job_line(job: JobInfo) -> str:
-    line = f"{job.job_id} {job.outcome or job.state}"
+    until = "" if job.until is None else f" until {job.until:g}"
+    line = f"{job.job_id}{until} {job.outcome or job.state}"
     if job.started_at is not None and job.ended_at is not None:
         line += f" after {duration(job.ended_at - job.started_at)}"
     return line + (f" on {job.host}, pid {job.pid}" if job.pid else "")

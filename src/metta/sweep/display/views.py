@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metta.sweep.model.run import JobStatus, RunInfo
-from metta.sweep.model.sweep import SweepMetadata, SweepStatus
+from metta.sweep.model.sweep import Strategy, SweepMetadata, SweepStatus
 
 STYLES = {
     JobStatus.COMPLETED: "green",
@@ -144,3 +144,9 @@ def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     for name, value in rows:
         table.add_row(name, value)
     return table
+
+
+def strategy_text(strategy: Strategy) -> str:
+    """Who chooses, and under whom the runs are, where that is not said anyway."""
+    is_plain = strategy.scheduler == Strategy().scheduler
+    return strategy.optimizer if is_plain else f"{strategy.optimizer} under {strategy.scheduler}"
