@@ -145,9 +145,6 @@ def test_list_is_an_array_of_sweeps_with_the_values_of_their_best_runs(metta: Co
             "started_at": sweep["created_at"],
             "ended_at": sweep["ended_at"],
             "failure_reasons": [],
-            "partial_score": None,
-            "progress": None,
-            "stop_reason": None,
         }
         for sweep, best in ((DONE_SHAPE, BEST), (UNDERWAY_SHAPE, ENDED))
     ]
