@@ -11,7 +11,7 @@ from cli.command_line import TARGET, CommandLine
 from metta.sweep.agent.location import new_socket_path
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepStatus
-from processes import processes_in
+from processes import kill_all_in
 from waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -189,8 +189,8 @@ def test_a_stop_whose_controller_was_killed_is_carried_out_by_whoever_comes_next
 
 def test_a_sweep_may_be_taken_up_from_within_a_job_of_its_own(metta: CommandLine) -> None:
     running = metta.start_held()
-    for process in (running.process, *processes_in(metta.folder)):
-        process.kill()
+    running.process.kill()
+    kill_all_in(metta.folder)
     running.process.wait()
     metta.wait_for_the_end_of_all_processes()
     metta.release()
