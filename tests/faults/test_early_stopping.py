@@ -61,7 +61,8 @@ def test_halving_survives_kills_of_controller_and_agent(make_world: MakeWorld, m
     counts = state.sweep.counts
     assert set(counts) == {JobStatus.COMPLETED, JobStatus.STOPPED}
     assert sum(counts.values()) == 30
-    assert counts[JobStatus.STOPPED] >= 12
+    # While there is no controller, trials come to their end.
+    assert counts[JobStatus.STOPPED] >= (1 if mode == "stop" else 12)
     runs = sorted(state.runs.values(), key=lambda run: run.index)
     check_that_the_worse_were_stopped(runs)
     completed = [run for run in runs if run.status is JobStatus.COMPLETED]
