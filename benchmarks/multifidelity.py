@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from metta.sweep.model.sweep import Strategy
 
 _WORKERS = 8
-#: Epochs before the first level. After one epoch accuracies say nothing of those in the end (rank correlations about 0).
+#: Epochs before the first level: after one epoch accuracies say nothing of those in the end.
 GRACE = 3
 #: Whole trainings of random configurations that the time of a sweep is enough for.
 _TRAININGS = 100
