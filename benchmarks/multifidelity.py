@@ -1,4 +1,4 @@
-"""Accuracy against simulated time: schedulers that stop runs early, with optimizers, beside Optuna's, on LCBench.
+"""Accuracy against simulated time: schedulers that stop runs early, with optimizers, beside those of peers, on LCBench.
 
 Eight workers train in virtual time, as long as each sweep needs to train a hundred random configurations to their end.
 Regret 0 is the best accuracy known for an instance, 1 the median of random configurations, both after 52 epochs; what
@@ -8,14 +8,15 @@ counts is the best accuracy reported so far, after whatever epoch.
 from __future__ import annotations
 
 import argparse
-import heapq
 import os
 import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # As in quality.py.
@@ -25,20 +26,17 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402 (it reads these when it is loaded)
 
 if TYPE_CHECKING:
+    from _kept import Cell, Kept
+    from _multifidelity_outcome import Sweep
     from metta.sweep.dispatchers.simulated import Course
     from metta.sweep.model.run import JobDefinition
     from metta.sweep.model.sweep import Strategy
 
 _WORKERS = 8
 #: Epochs before the first level: after one epoch accuracies say nothing of those in the end.
-GRACE = 3
+_GRACE = 3
 #: Whole trainings of random configurations that the time of a sweep is enough for.
 _TRAININGS = 100
-#: Shares of that time at which regret is told, and how finely it is followed.
-_SHARES = (0.1, 0.25, 0.5, 1.0)
-_STEPS = 200
-#: Regrets this small no longer tell contestants apart.
-_SMALL = 1e-4
 
 #: Ours: optimizer, scheduler and its options.
 OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -52,112 +50,176 @@ OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bayesian + asha, promote": ("bayesian", "asha", {"mode": "promote"}),
     "bayesian + hyperband": ("bayesian", "hyperband", {}),
 }
-#: Optuna's TPE alone and with its pruner.
-PEERS = ("Optuna TPE", "Optuna TPE + Hyperband")
-
-#: When better and better accuracies were reported: seconds and accuracies, both ascending.
-Improvements = list[tuple[float, float]]
+#: Whom the goal is for, unless `--ours` names another.
+_BEST = "bayesian + asha"
 
 
 def main() -> None:
-    from _lcbench import DEVELOPMENT_INSTANCES
+    from _kept import Kept
     from _measure import Report, parse_arguments
-    from _problems import problem, reference
+    from _multifidelity_outcome import Outcome, Sweep, references, regrets
+    from _multifidelity_peers import PEERS, version
+    from _problems import names, problem
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    names = [*OURS, *PEERS]
-    parser.add_argument("--contestants", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--instances", nargs="+", help=f"of LCBench ({' '.join(DEVELOPMENT_INSTANCES)})")
-    parser.add_argument("--seeds", type=int, help="sweeps of each instance by each contestant (2; 1 with --quick)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
-    options = parse_arguments(parser)
-    options.instances = options.instances or list(DEVELOPMENT_INSTANCES[: 3 if options.quick else None])
-    options.seeds = options.seeds or (1 if options.quick else 2)
+    options = parse_arguments(_parser())
+    _fill_in(options)
+    problems = names(["lcbench"], options.instances)
+    setting = f"{_WORKERS} workers, grace period {_GRACE}, {_TRAININGS} trainings"
+    kept = Kept(options.peers, {name: f"{problem(name).fingerprint()}, {setting}" for name in problems}, Sweep, version)
+    plan = _plan(problems, options)
+    known = {cell: kept.traces[cell] for cell in plan if cell in kept.traces and cell.contestant in PEERS}
 
     report = Report(f"Regret in simulated time, {_WORKERS} workers, {options.seeds} seeds")
-    cells = [
-        (contestant, instance, seed)
-        for seed in range(options.seeds)
-        for instance in options.instances
-        for contestant in options.contestants
+    sweeps = {**known, **_measure([cell for cell in plan if cell not in known], problems, kept, options)}
+    best = references({name: kept.references[name] for name in problems}, sweeps)
+    curves = {cell: regrets(sweep, best[cell.problem]) for cell, sweep in sweeps.items()}
+    outcome = Outcome.of(options.contestants, curves, sweeps)
+    outcome.show({cell.contestant for cell in known})
+    outcome.judge(options.ours, PEERS, report)
+    if options.figure is not None and outcome.instances:
+        from _multifidelity_figure import draw
+
+        draw(outcome, OURS, options.ours, options.figure)
+    report.details = [
+        {"cell": cell, "own_seconds": sweeps[cell].own_seconds, "regret": curve.tolist()}
+        for cell, curve in curves.items()
     ]
-    curves: dict[tuple[str, str, int], np.ndarray] = {}
-    own: dict[tuple[str, str, int], float] = {}
-    begin = time.monotonic()
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        sweeps = {pool.submit(_sweep, *cell): cell for cell in cells}
-        best = {instance: reference(problem(f"lcbench-{instance}")) for instance in options.instances}
-        results = {}
-        for number, future in enumerate(as_completed(sweeps), start=1):
-            results[sweeps[future]] = future.result()
-            print(f"{number} of {len(cells)}, {time.monotonic() - begin:.0f} s: {sweeps[future]}", file=sys.stderr)
-    for cell, (improvements, budget_s, own_s) in results.items():
-        known = best[cell[1]]
-        found = [each[0][-1][1] for other, each in results.items() if other[1] == cell[1] and each[0]]
-        top = max(-known.best, *found)
-        curves[cell] = _regrets(improvements, budget_s, top, top + known.median)
-        own[cell] = own_s
-    _show(options.contestants, curves, own, report)
-    report.details = [{"cell": cell, "regret": curve.tolist()} for cell, curve in curves.items()]
     report.finish(options.json, options.folder)
 
 
-def _regrets(improvements: Improvements, budget_s: float, top: float, span: float) -> np.ndarray:
-    """Regret at each step of the time."""
-    times = np.linspace(0, budget_s, _STEPS + 1)[1:]
-    at = np.array([seconds for seconds, _ in improvements])
-    regrets = np.array([1.0, *((top - accuracy) / span for _, accuracy in improvements)])
-    return np.minimum(regrets[np.searchsorted(at, times, side="right")], 1.0)
+def _parser() -> argparse.ArgumentParser:
+    from _lcbench import DEVELOPMENT_INSTANCES
+    from _multifidelity_peers import PEERS
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [*OURS, *PEERS]
+    parser.add_argument(
+        "--contestants",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help=f"{', '.join(names)} (all; peers as far as they are installed or in the file)",
+    )
+    parser.add_argument("--ours", choices=OURS, default=_BEST, metavar="NAME", help="who is judged (%(default)s)")
+    parser.add_argument("--instances", nargs="+", help=f"of LCBench ({' '.join(DEVELOPMENT_INSTANCES)})")
+    parser.add_argument("--seeds", type=int, help="sweeps of each instance by each contestant (2; 1 with --quick)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, with one thread each (%(default)s)")
+    parser.add_argument(
+        "--peers", type=Path, metavar="FILE", help="keep what the peers did here, and use what is there"
+    )
+    parser.add_argument("--recorded", action="store_true", help="measure no peer: take what is in the file")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw regret against time (.svg, .png, .pdf)")
+    return parser
 
 
-def _show(
-    contestants: Sequence[str],
-    curves: dict[tuple[str, str, int], np.ndarray],
-    own: dict[tuple[str, str, int], float],
-    report: Any,
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _fill_in(options: argparse.Namespace) -> None:
+    """What depends on other options, and what would fail after hours."""
+    from importlib.util import find_spec
 
-    means = {
-        contestant: np.mean([curve for cell, curve in curves.items() if cell[0] == contestant], axis=0)
-        for contestant in contestants
-    }
-    table = Table(title="mean regret, by the share of the time", title_justify="left")
-    table.add_column("contestant")
-    for share in _SHARES:
-        table.add_column(f"{share:.0%}", justify="right")
-    table.add_column("controller and optimizer, s", justify="right")
-    for contestant, mean in means.items():
-        figures = [f"{mean[int(share * _STEPS) - 1]:.4f}" for share in _SHARES]
-        seconds = np.mean([each for cell, each in own.items() if cell[0] == contestant])
-        table.add_row(contestant, *figures, f"{seconds:.1f}")
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
-    ours = means.get("bayesian + asha")
-    if ours is None:
-        return
-    for contestant, mean in means.items():
-        if contestant == "bayesian + asha":
-            continue
-        reached = np.flatnonzero(ours <= max(float(mean[-1]), _SMALL))
-        share = (reached[0] + 1) / _STEPS if len(reached) else float("inf")
-        report.add(
-            f"share of the time in which bayesian + asha has the final regret of {contestant}", share, "", at_most=0.5
-        )
+    from _lcbench import DEVELOPMENT_INSTANCES
+    from _multifidelity_peers import PEERS
+
+    options.named = options.contestants is not None
+    options.contestants = list(dict.fromkeys(options.contestants or [*OURS, *PEERS]))
+    options.instances = options.instances or list(DEVELOPMENT_INSTANCES[: 3 if options.quick else None])
+    options.seeds = options.seeds or (1 if options.quick else 2)
+    if options.figure is not None:
+        if find_spec("matplotlib") is None:
+            raise SystemExit("--figure: matplotlib is not installed; pip install 'metta-sweep[benchmarks]'")
+        if options.figure.suffix not in {".svg", ".png", ".pdf"}:
+            raise SystemExit(f"--figure: {options.figure} ends with none of .svg, .png, .pdf")
 
 
-def _sweep(contestant: str, instance: str, seed: int) -> tuple[Improvements, float, float]:
-    """The improvements of one sweep, the virtual seconds it had, and the real ones it took."""
+def _plan(problems: Sequence[str], options: argparse.Namespace) -> list[Cell]:
+    """All sweeps, seed by seed: what there is after a part of them covers all instances."""
+    from _kept import Cell
+    from _multifidelity_peers import SLOW
+
+    cells = [
+        Cell(contestant, problem, seed, _WORKERS)
+        for seed in range(options.seeds)
+        for contestant in options.contestants
+        for problem in problems
+    ]
+    return sorted(cells, key=lambda cell: (cell.seed, cell.contestant in SLOW))
+
+
+def _measure(
+    cells: Sequence[Cell], problems: Sequence[str], kept: Kept[Sweep], options: argparse.Namespace
+) -> dict[Cell, Sweep]:
+    """The sweeps of these cells, without those of peers that cannot run here or are not wanted.
+
+    What regret is measured by goes to `kept`.
+    """
+    from _multifidelity_peers import PEERS
+    from _problems import problem, reference
+
+    absent = _absent({cell.contestant for cell in cells if cell.contestant in PEERS}, options)
+    cells = [cell for cell in cells if cell.contestant not in absent]
+    sweeps: dict[Cell, Sweep] = {}
+    begin = time.monotonic()
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_sweep, cell): cell for cell in cells}
+        for name in problems:
+            if name not in kept.references:
+                kept.keep_reference(name, reference(problem(name)))
+        for number, future in enumerate(as_completed(futures), start=1):
+            cell = futures[future]
+            sweeps[cell] = future.result()
+            if cell.contestant in PEERS:
+                kept.keep_trace(cell, sweeps[cell])
+            seconds = time.monotonic() - begin
+            print(
+                f"{number} of {len(cells)}, {seconds:.0f} s: {cell.problem}, seed {cell.seed}, {cell.contestant}",
+                file=sys.stderr,
+            )
+    return sweeps
+
+
+def _absent(peers: set[str], options: argparse.Namespace) -> set[str]:
+    """Of peers with sweeps that are not in the file, those that are not to be measured.
+
+    Raises:
+        SystemExit: One that was asked for by name cannot run here.
+    """
+    from _multifidelity_peers import missing
+
+    if options.recorded:
+        return peers
+    lacks = {peer: lack for peer in sorted(peers) if (lack := missing(peer))}
+    for peer, lack in lacks.items():
+        print(f"{peer}: {lack}", file=sys.stderr)
+    if lacks and options.named:
+        raise SystemExit("leave these out of --contestants, or take them from a file with --peers FILE --recorded")
+    return set(lacks)
+
+
+def _sweep(cell: Cell) -> Sweep:
+    """One sweep, in this process; equal cells, equal improvements."""
+    from _lcbench import surrogate
+    from _multifidelity_outcome import Sweep
+    from _multifidelity_peers import PEERS, simulated
+
+    instance = cell.problem.removeprefix("lcbench-")
     budget_s = _budget_s(instance)
-    own_seed = zlib.crc32(f"{instance}/{seed}".encode())
+    seed = zlib.crc32(f"{instance}/{cell.seed}".encode())
+    drive: Callable[[], list[tuple[float, float]]]
+    if cell.contestant in PEERS:
+        from _lcbench import EPOCHS
+
+        # A peer's imports are done when the clock starts.
+        peer = PEERS[cell.contestant](surrogate().space, seed, _GRACE, EPOCHS)
+        drive = partial(simulated, peer, partial(surrogate().curve, instance), _WORKERS, budget_s)
+    else:
+        drive = partial(_drive_ours, cell.contestant, instance, seed, budget_s)
     begin = time.process_time()
-    drive = _drive_optuna if contestant in PEERS else _drive_ours
-    reports = drive(contestant, instance, own_seed, budget_s)
-    improvements: Improvements = []
+    reports = drive()
+    own_seconds = time.process_time() - begin
+    improvements: list[tuple[float, float]] = []
     for seconds, accuracy in sorted(reports):
         if not improvements or accuracy > improvements[-1][1]:
             improvements.append((seconds, accuracy))
-    return improvements, budget_s, time.process_time() - begin
+    return Sweep(improvements, budget_s, own_seconds)
 
 
 def _budget_s(instance: str) -> float:
@@ -204,7 +266,7 @@ def _drive_ours(contestant: str, instance: str, seed: int, budget_s: float) -> l
         search_space=surrogate().space,
         metric="accuracy",
         strategy=strategy,
-        fidelity=Fidelity(maximum=EPOCHS, grace_period=GRACE),
+        fidelity=Fidelity(maximum=EPOCHS, grace_period=_GRACE),
         seed=seed,
         max_parallel=_WORKERS,
         max_hours=budget_s / 3600,
@@ -216,56 +278,6 @@ def _drive_ours(contestant: str, instance: str, seed: int, budget_s: float) -> l
     SweepController(store, SWEEP, dispatcher, clock).run()
     reported = (event for event in store.read(SWEEP) if isinstance(event.body, MetricsReported))
     return [(event.at, event.body.metrics["accuracy"]) for event in reported if event.at <= budget_s]
-
-
-def _drive_optuna(contestant: str, instance: str, seed: int, budget_s: float) -> list[tuple[float, float]]:
-    """Workers in virtual time: what is reported next, by whom, decides."""
-    import optuna
-
-    from _contestants import optuna_sampler, suggested
-    from _lcbench import EPOCHS, surrogate
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = surrogate().space
-    pruner = (
-        optuna.pruners.HyperbandPruner(min_resource=GRACE, max_resource=EPOCHS, reduction_factor=3)
-        if "Hyperband" in contestant
-        else optuna.pruners.NopPruner()
-    )
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna_sampler("optuna-tpe", space, seed),
-        pruner=pruner,
-        study_name=f"study-{seed}",
-    )
-    reports: list[tuple[float, float]] = []
-    due: list[tuple[float, int, int]] = []
-    trials: dict[int, tuple[optuna.Trial, float, np.ndarray, np.ndarray]] = {}
-
-    def begin(now: float) -> None:
-        trial = study.ask()
-        seconds, accuracies = surrogate().curve(instance, suggested(trial, space))
-        trials[trial.number] = (trial, now, seconds, accuracies)
-        heapq.heappush(due, (now + float(seconds[0]), trial.number, 1))
-
-    for _ in range(_WORKERS):
-        begin(0.0)
-    while due and due[0][0] <= budget_s:
-        now, number, epoch = heapq.heappop(due)
-        trial, began, seconds, accuracies = trials[number]
-        accuracy = float(accuracies[epoch - 1])
-        reports.append((now, accuracy))
-        trial.report(accuracy, epoch)
-        if epoch == EPOCHS:
-            study.tell(trial, accuracy)
-        elif trial.should_prune():
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            heapq.heappush(due, (began + float(seconds[epoch]), number, epoch + 1))
-            continue
-        del trials[number]
-        begin(now)
-    return reports
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ _SUITE_TITLES = {"lcbench": "LCBench", "synthetic": "Synthetic functions", "trai
 
 
 def main() -> None:
+    from _contestants import Trace, version
     from _kept import Kept
     from _measure import Report, parse_arguments
     from _outcome import Outcome
@@ -40,7 +41,7 @@ def main() -> None:
     _fill_in(options)
     contestants = list(dict.fromkeys([*options.against, *options.optimizers]))
     problems = names(options.problems, options.instances)
-    kept = Kept(options.peers, {name: problem(name).fingerprint() for name in problems})
+    kept = Kept(options.peers, {name: problem(name).fingerprint() for name in problems}, Trace, version)
     known = frozenset(kept.traces)
     plan = _plan(contestants, problems, options)
     if options.recorded:
@@ -148,7 +149,7 @@ def _plan(contestants: Sequence[str], problems: Sequence[str], options: argparse
 
 
 def _measure_all(
-    plan: Sequence[Cell], problems: Sequence[str], kept: Kept, options: argparse.Namespace
+    plan: Sequence[Cell], problems: Sequence[str], kept: Kept[Trace], options: argparse.Namespace
 ) -> dict[Cell, Trace]:
     """The traces of all cells; what regret is measured by goes to `kept`."""
     from _contestants import label
