@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from metta.sweep import Choice, LogUniform, load_checkpoint, report_metrics, save_checkpoint, sweep
+from metta.sweep import Choice, LogUniform, load_checkpoint, report_metrics, save_checkpoint, should_stop, sweep
 
 EPOCHS = 80
 
@@ -45,15 +45,23 @@ train_x, valid_x, train_y, valid_y = train_test_split(
 def train(config: dict[str, Any]) -> dict[str, float]:
     """Train one network and say how well it reads digits that it has not seen."""
     network, epoch = new_network(config), 0
-    if checkpoint := load_checkpoint():  # this trial was under way before
-        network, epoch = checkpoint.value, checkpoint.step
-    while epoch < EPOCHS:
+    if checkpoint := load_checkpoint():  # this trial was under way before, or goes on from another one's weights
+        network, epoch = adjusted(checkpoint.value, config), checkpoint.step
+    while epoch < EPOCHS and not should_stop():
         epoch += 1
         network.partial_fit(train_x, train_y, classes=range(10))
-        report_metrics({"validation_accuracy": network.score(valid_x, valid_y), "epoch": epoch})
-        if epoch % 10 == 0:
+        accuracy = float(network.score(valid_x, valid_y))
+        report_metrics({"validation_accuracy": accuracy, "epoch": epoch}, raise_on_stop=False)
+        if epoch % 10 == 0 or should_stop():
             save_checkpoint(network, step=epoch)
     return {"validation_accuracy": float(network.score(valid_x, valid_y))}
+
+
+def adjusted(network: MLPClassifier, config: dict[str, Any]) -> MLPClassifier:
+    """The network, to be trained on with these hyperparameters; those of its architecture are as they were."""
+    network.set_params(alpha=config["alpha"], batch_size=config["batch_size"], learning_rate_init=config["lr"])
+    network._optimizer.learning_rate_init = config["lr"]  # scikit-learn hands it over at the first epoch alone
+    return network
 
 
 def new_network(config: dict[str, Any]) -> MLPClassifier:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from metta.sweep import registry
 from metta.sweep.config import (
+    COMBINATIONS,
     FieldError,
     Settings,
     SweepFile,
@@ -361,14 +362,29 @@ class TestSpace:
         assert message in str(caught.value)
 
 
+OPTIMIZERS, SCHEDULERS = set(registry.names("optimizers")), set(registry.names("schedulers"))
+
+
 class TestStrategy:
-    @pytest.mark.parametrize("name", registry.names("optimizers"))
+    @pytest.mark.parametrize("name", sorted(OPTIMIZERS - COMBINATIONS.keys()))
     def test_the_short_form_names_an_optimizer(self, name: str) -> None:
         assert parse_strategy(name) == Strategy(optimizer=name)
 
-    @pytest.mark.parametrize("name", registry.names("schedulers"))
+    @pytest.mark.parametrize("name", sorted(SCHEDULERS - COMBINATIONS.keys()))
     def test_or_a_scheduler(self, name: str) -> None:
         assert parse_strategy(name) == Strategy(scheduler=name)
+
+    def test_or_both_together(self) -> None:
+        assert parse_strategy("pb2") == Strategy(
+            optimizer="pb2", scheduler="pbt", scheduler_options={"explore": "optimizer"}
+        )
+        bohb = Strategy(optimizer="tpe", scheduler="hyperband")
+        assert parse_strategy("bohb") == bohb
+        assert config_of(strategy="bohb", fidelity={"maximum": 9}).strategy == bohb
+        with pytest.raises(ConfigError, match="there is no strategy 'bohp'; did you mean 'bohb'"):
+            parse_strategy("bohp")
+        with pytest.raises(ConfigError, match="fidelity: is missing"):
+            config_of(strategy="bohb")
 
     def test_what_follows_a_colon_is_the_first_option(self) -> None:
         strategy = Strategy(optimizer="optuna", optimizer_options={"sampler": "TPESampler"})
@@ -377,6 +393,18 @@ class TestStrategy:
         assert parse_strategy("grid:3").optimizer_options == {"levels": 3}
         assert parse_strategy("cmaes:0.3").optimizer_options == {"sigma": 0.3}
         assert parse_strategy("bayesian:true").optimizer_options == {"cost_aware": True}
+
+    def test_populations_need_levels_and_name_parameters_that_there_are(self) -> None:
+        levels = {"maximum": 50, "grace_period": 10, "interval": 10}
+        config = config_of(strategy="pbt", fidelity=levels)
+        assert (config.strategy, config.fidelity) == (Strategy(scheduler="pbt"), Fidelity(**levels))
+        assert config_of(strategy="pb2", fidelity=levels).strategy == parse_strategy("pb2")
+        for strategy in ("pbt", "pb2"):
+            with pytest.raises(ConfigError, match="fidelity: is missing"):
+                config_of(strategy=strategy)
+        for options, words in (({"population": 1}, "from 2 to 100000, got 1"), ({"fixed": ["no"]}, "fixed names 'no'")):
+            with pytest.raises(ConfigError, match=words):
+                config_of(strategy={"scheduler": "pbt", "scheduler_options": options}, fidelity=levels)
 
     def test_the_long_form_has_options(self) -> None:
         config = config_of(strategy={"optimizer": "grid", "optimizer_options": {"levels": 3}})

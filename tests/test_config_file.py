@@ -82,6 +82,9 @@ class TestYaml:
 
     def test_the_examples_are_read(self) -> None:
         assert load(EXAMPLES / "command.yaml").name == "digits-command"
+        population = load(EXAMPLES / "population.yaml")
+        assert population.fidelity is not None
+        assert population.fidelity.interval == 10
 
     @pytest.mark.parametrize(
         ("written", "number"),

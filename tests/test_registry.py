@@ -29,6 +29,11 @@ class Halving:
         return []
 
 
+class Unchecked:
+    def schedule(self, state, capacity):
+        return []
+
+
 class Cluster:
     name = "cluster"
 
@@ -41,6 +46,9 @@ ENTRY_POINTS = """
 halving = demo_plugin:Halving
 misspelt = demo_plugin:Halvign
 missing = demo_plugin_that_is_not_there:Halving
+
+[metta.sweep.schedulers]
+unchecked = demo_plugin:Unchecked
 
 [metta.sweep.dispatchers]
 cluster = demo_plugin:Cluster
@@ -123,6 +131,15 @@ def test_an_installed_package_adds_a_part_without_a_change_here() -> None:
 def test_a_part_that_cannot_be_loaded_is_named_with_the_cause(name: str, cause: str) -> None:
     with pytest.raises(ConfigError, match=rf"strategy: {name} cannot be loaded from 'demo_plugin.*': .*{cause}"):
         registry.optimizer(name, {})
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_scheduler_made_before_there_were_checks_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.scheduler("unchecked", {})
+    assert str(caught.value).startswith(
+        "strategy: unchecked is no scheduler, since demo_plugin:Unchecked has no method 'check'; it may be made for"
+    )
 
 
 @pytest.mark.usefixtures("plugin")

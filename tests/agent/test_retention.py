@@ -138,3 +138,13 @@ def test_their_order_does_not_matter(
     shuffled = list(checkpoints)
     choose.shuffle(shuffled)
     assert superseded(shuffled, policy, direction) == superseded(checkpoints, policy, direction)
+
+
+@given(checkpoints=CHECKPOINTS, policy=POLICIES, direction=DIRECTIONS, data=st.data())
+def test_what_others_may_need_is_kept_and_changes_nothing_for_the_rest(
+    checkpoints: list[Checkpoint], policy: Retention, direction: Direction, data: st.DataObject
+) -> None:
+    steps = sorted(each.step for each in checkpoints)
+    keep = data.draw(st.lists(st.sampled_from(steps)) if steps else st.just([]))
+    gone = superseded(checkpoints, policy, direction, keep)
+    assert gone == [each for each in superseded(checkpoints, policy, direction) if each.step not in keep]

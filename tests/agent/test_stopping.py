@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,10 +19,11 @@ from metta.sweep.agent.command import MetricsTail
 from metta.sweep.agent.job import Job
 from metta.sweep.agent.location import read_address
 from metta.sweep.agent.trial import _Inbox
+from metta.sweep.errors import DispatchError
 from metta.sweep.model import events as ev
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import FailureKind, JobDefinition, JobState, JobStatus, JobType, Outcome, Resources
-from metta.sweep.model.sweep import FunctionTarget, MetricsSource
+from metta.sweep.model.sweep import FunctionTarget, MetricsSource, Strategy
 from metta.sweep.session import Ending, Progress, RunContext
 from waiting import wait_until
 
@@ -97,6 +99,62 @@ def test_a_function_that_is_asked_to_stop_ends_with_its_next_report(bench: Bench
     run = bench.the_run()
     assert (run.status, run.failure_reasons) == (JobStatus.PAUSED, ())
     assert run.progress == reported(bench)[-1]
+
+
+#: Does not care how far it is to train, as some code does not.
+HEEDLESS = """
+    from metta.sweep import report_metrics
+    def train(config):
+        for epoch in {epochs}:
+            report_metrics({{"score": epoch, "epoch": epoch}}, raise_on_stop=False)
+        return {result}
+"""
+
+
+@pytest.mark.parametrize(
+    ("epochs", "result"),
+    [
+        ("range(1, 10)", "None"),
+        ("[9]", "None"),
+        ("[]", '{"score": 1, "epoch": 9}'),
+        ("range(1, 3)", "None"),
+        ("[]", '{"score": 1}'),
+    ],
+)
+def test_a_function_that_has_trained_to_its_end_has_succeeded_though_it_was_to_pause(
+    bench: Bench, epochs: str, result: str
+) -> None:
+    job = start(bench, bench.function(HEEDLESS.format(epochs=epochs, result=result)), until=3)
+    assert bench.exit_of(job).outcome is Outcome.SUCCEEDED
+    assert bench.the_run().status is JobStatus.TRAINING_DONE_NO_EVAL
+
+
+def test_trials_that_never_pause_are_trained_once_each_though_all_were_to_wait_for_a_promotion(bench: Bench) -> None:
+    strategy = Strategy(scheduler="asha", scheduler_options={"mode": "promote"})
+    target = bench.function(HEEDLESS.format(epochs="range(1, 10)", result="None"))
+    runs = bench.run(target, fidelity=EPOCHS, strategy=strategy, max_trials=4)
+    assert [run.status for run in runs] == [JobStatus.COMPLETED] * 4
+    assert [len(run.jobs) for run in runs] == [1] * 4
+
+
+def test_a_function_that_goes_beyond_its_level_and_not_to_its_end_is_paused_where_it_is(bench: Bench) -> None:
+    job = start(bench, bench.function(HEEDLESS.format(epochs="range(1, 6)", result="None")), until=3)
+    assert bench.exit_of(job).outcome is Outcome.PAUSED
+    assert bench.the_run().progress == 5
+
+
+def test_a_function_is_not_cut_short_by_the_report_of_its_last_step(bench: Bench) -> None:
+    target = bench.function(
+        """
+        from metta.sweep import report_metrics, save_checkpoint
+        def train(config):
+            report_metrics({"score": 1, "epoch": 9})
+            save_checkpoint({"weights": 1}, step=9)
+        """
+    )
+    job = start(bench, target, until=3)
+    assert bench.exit_of(job).outcome is Outcome.SUCCEEDED
+    assert [checkpoint.step for checkpoint in bench.the_run().checkpoints] == [9]
 
 
 def test_a_function_may_ask_whether_it_is_to_stop_and_save_before_it_returns(bench: Bench) -> None:
@@ -489,6 +547,23 @@ def test_a_command_knows_its_level_and_is_paused_when_it_ends_there_by_itself(be
     assert reported(bench) == [3]
 
 
+@pytest.mark.parametrize("epochs", ["9", "1 2"])
+def test_a_command_that_ends_by_itself_has_succeeded_though_it_was_to_pause(bench: Bench, epochs: str) -> None:
+    script = f"""for epoch in {epochs}; do echo '{{"score": 1, "epoch": '$epoch'}}'; done; sleep 0.5; touch saved"""
+    assert bench.exit_of(start(bench, shell(script), until=3)).outcome is Outcome.SUCCEEDED
+    assert (bench.folder / "saved").exists()
+
+
+def test_a_command_that_goes_on_to_its_end_when_it_is_told_to_pause_has_succeeded(bench: Bench) -> None:
+    script = """
+        say() { echo '{"score": 1, "epoch": '$1'}'; }
+        trap 'say 9; exit 0' TERM
+        say 3
+        sleep 61 & wait
+    """
+    assert bench.exit_of(start(bench, shell(script), until=3)).outcome is Outcome.SUCCEEDED
+
+
 def test_a_whole_training_by_a_command_has_no_level(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METTA_SWEEP_UNTIL", "3")  # this sweep is run by a job of another
     script = """echo '{"score": 1, "epoch": '${METTA_SWEEP_UNTIL:-9}'}'"""
@@ -536,11 +611,23 @@ def test_what_a_process_of_a_command_reports_counts_too(bench: Bench) -> None:
 
 def test_a_step_that_a_process_of_a_command_reports_again_fails_its_job(bench: Bench) -> None:
     job = start(bench, shell("exec sleep 61"))
-    for _ in range(2):
+    report(bench, job, epoch=1)
+    with pytest.raises(DispatchError, match="metric 'epoch' is 1 after 1, "):
         report(bench, job, epoch=1)
     exited = bench.exit_of(job)
     assert exited.failure is FailureKind.BAD_METRICS
     assert str(exited.error).startswith("metric 'epoch' is 1 after 1, ")
+
+
+@pytest.mark.parametrize("again", ["epoch=1", "epoch=nan"])
+def test_who_reports_what_is_no_report_is_told_though_the_job_is_ended_by_it(bench: Bench, again: str) -> None:
+    report = f"{sys.executable} -m metta.sweep.cli sweep report score=1"
+    # The shell outlives the signal that ends its job; what it starts does not inherit that.
+    script = f"trap : TERM; {report} epoch=2; {report} {again} 2> said; echo $? > code"
+    exited = bench.exit_of(start(bench, shell(script)))
+    assert exited.failure is FailureKind.BAD_METRICS
+    assert (bench.folder / "said").read_text() == f"error: {exited.error}\n"
+    assert (bench.folder / "code").read_text() == "1\n"
 
 
 def test_a_process_beside_a_function_brings_it_to_its_level(bench: Bench) -> None:

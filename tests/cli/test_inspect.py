@@ -44,6 +44,7 @@ def run_shape(sweep_id: str, index: int, **changes: Any) -> dict[str, Any]:
         "partial_score": None,
         "progress": None,
         "stop_reason": None,
+        "parent": None,
     }
     return shape | changes
 

@@ -33,6 +33,48 @@ FRAGILE = """
 """
 
 
+#: Of three runs the best goes on beyond the first level; the others wait there, and are stopped in the end.
+HALVED = """
+    from metta.sweep import LogUniform, current_run, load_checkpoint, report_metrics, save_checkpoint, sweep
+
+    @sweep(
+        search_space={"lr": LogUniform(1e-4, 1e-1)},
+        metric="score",
+        strategy={"scheduler": "asha", "scheduler_options": {"mode": "promote"}},
+        fidelity={"maximum": 3},
+        max_trials=3,
+        max_parallel=1,
+    )
+    def train(config):
+        found = load_checkpoint()
+        for epoch in range(found.step + 1 if found else 1, 4):
+            with open("executions", "a") as executions:
+                executions.write(f"{current_run().run_id}:{epoch}\\n")
+            save_checkpoint({"epoch": epoch}, step=epoch)
+            report_metrics({"score": epoch + config["lr"], "epoch": epoch})
+"""
+
+
+def test_a_run_that_was_stopped_early_is_trained_to_its_end_if_the_user_wants_it(metta: CommandLine) -> None:
+    metta.write("train.py", HALVED)
+    assert metta("run", "train.py").code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 1, JobStatus.STOPPED: 2}
+    stopped, other = (run.run_id for run in metta.runs() if run.status is JobStatus.STOPPED)
+    assert metta("resume", stopped).code == 0
+    assert metta.latest().counts == {JobStatus.COMPLETED: 2, JobStatus.STOPPED: 1}
+    wanted = next(run for run in metta.runs() if run.run_id == stopped)
+    assert (wanted.status, wanted.progress, wanted.stop_reason) == (JobStatus.COMPLETED, 3, None)
+    assert [line for line in metta.executions() if stopped in line] == [f"{stopped}:{epoch}" for epoch in (1, 2, 3)]
+    assert "the user wants it" in metta("show", stopped).out
+    # The sweep as a whole brings nobody back.
+    assert metta("resume", "train").code == 0
+    assert next(run for run in metta.runs() if run.run_id == other).status is JobStatus.STOPPED
+    refused = metta("resume", wanted.run_id).error
+    assert refused == (
+        f"run {wanted.run_id} is COMPLETED; only CANCELLED, FAILED, PAUSED, RETRYING and STOPPED runs can be resumed"
+    )
+
+
 def test_a_paused_sweep_lets_running_jobs_finish_and_goes_on_when_it_is_resumed(metta: CommandLine) -> None:
     running = metta.start_held()
     sweep_id = metta.latest().sweep_id

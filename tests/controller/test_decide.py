@@ -25,6 +25,7 @@ from metta.sweep.controller.decide import (
 from metta.sweep.controller.retries import MOST_LOSSES, MOST_REFUSALS, next_deadline
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
+from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event, new_event
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import (
@@ -35,13 +36,14 @@ from metta.sweep.model.run import (
     JobStatus,
     JobType,
     Outcome,
+    Parent,
     RetryPolicy,
     RunInfo,
 )
 from metta.sweep.model.space import Choice, LogUniform, Range, SearchSpace
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import CommandTarget, Strategy, SweepConfig, SweepStatus
-from metta.sweep.protocols import StartJob, StopRun
+from metta.sweep.protocols import BranchRun, StartJob, StopRun
 from metta.sweep.testing import ManualClock, sweep_config
 from metta.sweep.testing.sweeps import START, SWEEP
 
@@ -831,3 +833,94 @@ def test_a_job_that_ends_at_its_level_has_come_there_whenever_it_reported_last()
     run = world.state.runs["r0"]
     assert run.progress == 3.0
     assert [(rung.level, rung.value) for rung in run.rungs] == [(1.0, 0.5), (3.0, 0.5)]
+
+
+def test_a_run_that_the_user_wants_after_all_is_trained_to_its_end_whatever_the_scheduler_wishes() -> None:
+    world = paused_world()
+    world.write(ev.RunStopped(reason="beaten", partial_score=0.5), "r0")
+    world.write(ev.RunRequeued(reason="the user asked"), "r0")
+    against = StopRun(run_id="r0", reason="beaten")
+    for wishes in ([against], []):
+        [granted] = decided(world, *wishes)
+        assert granted == ev.JobGranted(job_type=JobType.TRAIN, attempt=2, reasons=("the user wants it",), until=None)
+    world.write(granted, "r0", "r0.train.2")
+    assert decided(world, against) == []
+    # A failure on the way is retried as any, and it stays wanted.
+    world.write(ev.JobLost(reason="gone", failure=FailureKind.NODE_LOST), "r0", "r0.train.2")
+    retried = decided(world, against)
+    assert [type(body) for body in retried] == [ev.RunRetryScheduled, ev.RunRequeued, ev.JobGranted]
+    assert retried[-1].until is None
+
+
+def test_a_run_that_the_user_wants_waits_for_a_free_slot() -> None:
+    world = paused_world(max_parallel=1)
+    world.write(ev.RunRequeued(reason="the user asked"), "r0")
+    world.write(ev.RunCreated(index=1, config={"lr": 0.02}), "r1")
+    world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=1), "r1", "r1.train.1")
+    assert decided(world) == []
+
+
+def branching_world(**config: Any) -> World:
+    """A sweep of two runs at a level, each with a checkpoint there."""
+    world = World(fidelity=Fidelity(maximum=9), **config)
+    for index, reward in enumerate((0.9, 0.1)):
+        run_id, job_id = f"r{index}", f"r{index}.train.1"
+        world.write(ev.RunCreated(index=index, config={"lr": 0.01}), run_id)
+        world.write(ev.JobGranted(job_type=JobType.TRAIN, attempt=1, until=3.0), run_id, job_id)
+        world.write(ev.JobStarted(host="node", pid=1, log="log"), run_id, job_id)
+        for epoch in (1, 3):
+            world.write(ev.MetricsReported(metrics={"reward": reward, "epoch": float(epoch)}), run_id, job_id)
+            path = f"checkpoints/{epoch}"
+            saved = ev.CheckpointSaved(step=epoch, path=path, sha256="0" * 64, size_bytes=1)
+            world.write(saved, run_id, job_id)
+        world.write(ev.JobExited(outcome=Outcome.PAUSED, seconds=HOUR), run_id, job_id)
+    return world
+
+
+PARENT = Parent(run_id="r0", level=3.0, step=3, replaces="r1")
+BRANCH = BranchRun(parent=PARENT, config={"lr": 0.02}, reasons=("r1 was the worst",))
+
+
+def test_a_run_takes_the_place_of_another_with_all_that_its_parent_had_reached() -> None:
+    world = branching_world()
+    stopped, created, granted = decided(world, BRANCH)
+    assert stopped == ev.RunStopped(reason="r1 was the worst", partial_score=0.1)
+    assert created == ev.RunCreated(
+        index=2, config={"lr": 0.02}, reasons=BRANCH.reasons, parent=PARENT, rungs=world.state.runs["r0"].rungs
+    )
+    assert granted == ev.JobGranted(job_type=JobType.TRAIN, attempt=1, reasons=BRANCH.reasons)
+
+
+@pytest.mark.parametrize(("step", "steps"), [(3, [1, 3]), (2, [1]), (0, [])])
+def test_its_job_is_told_what_to_copy_until_it_has_something_of_its_own(step: int, steps: list[int]) -> None:
+    world = branching_world()
+    child = ids.run_id(SWEEP, 2)
+    for body in decided(world, replace(BRANCH, parent=replace(PARENT, step=step))):
+        run_id = "r1" if isinstance(body, ev.RunStopped) else child
+        world.write(body, run_id, f"{child}.train.1" if isinstance(body, ev.JobGranted) else None)
+    [job] = jobs_to_dispatch(world.state)
+    assert job.inheritance is not None
+    assert job.inheritance.run_id == "r0"
+    assert [each.step for each in job.inheritance.checkpoints] == steps
+    copied = ev.CheckpointCopied(source="r0", step=1, path="p", sha256="0" * 64, size_bytes=1)
+    world.write(copied, child, f"{child}.train.1")
+    [job] = jobs_to_dispatch(world.state)
+    assert job.inheritance is None
+    assert [each.step for each in job.checkpoints] == [1]
+
+
+def test_what_is_fixed_is_put_into_what_the_optimizer_suggests() -> None:
+    world = branching_world(search_space=SearchSpace.of({"lr": LogUniform(1e-5, 1e-1), "width": Range(1, 1000)}))
+    wish = replace(BRANCH, config={"lr": 0.02, "width": 7}, ask=True, fixed={"width": 7})
+    created = decided(world, wish)[1]
+    assert isinstance(created, ev.RunCreated)
+    assert created.config["width"] == 7
+    assert created.config["lr"] != 0.02
+    assert created.reasons == ("r1 was the worst", "random draw 2")
+
+
+def test_nobody_is_given_up_for_a_run_that_may_not_start() -> None:
+    assert decided(branching_world(max_trials=2), BRANCH) == []
+    # With its budget used up the sweep ends, and nobody goes on.
+    bodies = decided(branching_world(budget_hours=1.0), BRANCH)
+    assert [type(body) for body in bodies] == [ev.RunStopped, ev.RunStopped, ev.SweepEnded]

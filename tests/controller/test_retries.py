@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import immutables
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from metta.sweep.model.run import (
 )
 from metta.sweep.model.state import EMPTY
 from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.model.waiting import WaitsFor
 from metta.sweep.testing import sweep_config
 from metta.sweep.testing.sweeps import START, SWEEP
 
@@ -164,7 +166,7 @@ def test_the_next_deadline_is_the_earliest_one() -> None:
         EMPTY,
         metadata=replace(a_sweep(RetryPolicy()), dispatch_at=NOW + 1.5),
         runs=EMPTY.runs.update(waiting),
-        unfinished=EMPTY.unfinished.update(dict.fromkeys(waiting)),
+        waiting=EMPTY.waiting.set(WaitsFor.RETRY, immutables.Map(dict.fromkeys(waiting))),
     )
     assert next_deadline(state) == NOW + 1
     assert next_deadline(replace(EMPTY, metadata=a_sweep(RetryPolicy()))) is None

@@ -17,6 +17,7 @@ from metta.sweep.errors import ConfigError, NotFoundError
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event, new_event
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import FailureKind, JobStatus, JobType, Outcome
 from metta.sweep.model.space import Choice, Range, SearchSpace
 from metta.sweep.model.state import EMPTY, SweepState, fold
@@ -191,6 +192,35 @@ def test_a_run_cannot_be_resumed_from_a_checkpoint_it_does_not_have_nor_after_it
     completed = sweep_of(1.0)
     with pytest.raises(ConfigError, match="is COMPLETED"):
         revisions.resume_run(completed.sweep, run(completed, 0), None)
+
+
+@pytest.mark.parametrize("end", ["stopped", "paused"])
+def test_a_run_that_was_stopped_or_waits_at_a_level_can_be_wanted_after_all(end: str) -> None:
+    [*before, exited, _] = a_run(0, {"reward": 1.0}, "reward")
+    paused = replace(exited, body=ev.JobExited(outcome=Outcome.PAUSED))
+    state = state_of([sweep_created(), *before, paused])
+    if end == "stopped":
+        stopped = Decision(body=ev.RunStopped(reason="others are better"), run_id=exited.run_id)
+        ended = Decision(body=ev.SweepEnded(status=SweepStatus.COMPLETED, reason="done"))
+        state = apply(state, [stopped, ended])
+    assert not run(state, 0).wanted
+    resumed = apply(state, revisions.resume_run(state.sweep, run(state, 0), None))
+    assert resumed.sweep.status is SweepStatus.RUNNING
+    assert (run(resumed, 0).status, run(resumed, 0).wanted) == (JobStatus.PENDING, True)
+    assert (run(resumed, 0).stop_reason, run(resumed, 0).partial_score) == (None, None)
+
+
+def test_the_metric_stays_once_runs_have_come_to_levels_that_only_the_old_one_is_known_of() -> None:
+    state = state_of([sweep_created(fidelity=Fidelity(maximum=9)), *a_run(0, {"reward": 1.0, "loss": 9.0}, "reward")])
+    assert run(apply(state, revisions.amend(state, {"metric": "loss"})), 0).score == 9.0
+    events = a_run(0, {"reward": 1.0, "loss": 9.0, "epoch": 3.0}, "reward")
+    state = state_of([sweep_created(fidelity=Fidelity(maximum=9)), *events])
+    with pytest.raises(
+        ConfigError, match="metric: cannot change from 'reward' to 'loss' once runs have come to levels"
+    ):
+        revisions.amend(state, {"metric": "loss"})
+    turned = apply(state, revisions.amend(state, {"direction": "minimize"}))
+    assert run(turned, 0).rungs == run(state, 0).rungs
 
 
 def test_the_best_is_right_after_a_rollback_an_amendment_and_an_undo() -> None:

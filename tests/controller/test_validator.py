@@ -21,10 +21,12 @@ from metta.sweep.model.run import (
     JobStatus,
     JobType,
     Outcome,
+    Parent,
     RunInfo,
 )
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
+from metta.sweep.model.waiting import WaitsFor, waits_for
 from metta.sweep.protocols import Heartbeat
 from metta.sweep.testing import random_history, run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
@@ -52,7 +54,7 @@ def test_an_inconsistent_run_is_found_and_mended(what: str) -> None:
 @pytest.mark.parametrize("what", INCONSISTENT)
 def test_the_repairs_folded_give_the_mended_run(what: str) -> None:
     wrong = INCONSISTENT[what][0]
-    state = SweepState(metadata=state_of([]).metadata, runs=EMPTY.runs.set("r", wrong), unfinished=unended(wrong))
+    state = SweepState(metadata=state_of([]).metadata, runs=EMPTY.runs.set("r", wrong), **unended(wrong))
     state = replace(state, metadata=replace(state.sweep, counts={wrong.status: 1}))
     repairs = [issue for issue in check(state, now=10.0) if issue.repairs and issue.kind is not IssueKind.BEST]
     assert [issue.problem for issue in repairs] == VALIDATOR.validate_run_state(wrong, METRIC)
@@ -73,8 +75,13 @@ def state_of(events: Sequence[Event], **config: Any) -> SweepState:
     return fold(EMPTY, [replace(event, seq=seq) for seq, event in enumerate(log, start=1)])
 
 
-def unended(run: RunInfo) -> Any:
-    return EMPTY.unfinished if run.status.ended else EMPTY.unfinished.set(run.run_id, None)
+def unended(run: RunInfo) -> dict[str, Any]:
+    """As the fold keeps it of a run that has not ended; nothing of one that has."""
+    what = waits_for(run)
+    if what is None:
+        return {}
+    group = EMPTY.waiting[what].set(run.run_id, None)
+    return {"unfinished": EMPTY.unfinished.set(run.run_id, what), "waiting": EMPTY.waiting.set(what, group)}
 
 
 def check(state: SweepState, *, now: float = LATER, controlled: bool = True, **world: Any) -> list[Issue]:
@@ -209,7 +216,7 @@ def test_a_run_that_an_ended_sweep_left_open_is_cancelled() -> None:
     )
     state = state_of([*events, end])
     wrong = run(JobStatus.IN_TRAINING, running(), run_id=RUN)
-    state = replace(state, runs=state.runs.set(RUN, wrong), unfinished=state.unfinished.set(RUN, None))
+    state = replace(state, runs=state.runs.set(RUN, wrong), **unended(wrong))
     repairs = [issue for issue in check(state) if issue.repairs]
     assert repairs[0].problem == "it is IN_TRAINING though its sweep has ended"
     metadata = replace(state.sweep, counts={JobStatus.IN_TRAINING: 1})
@@ -238,12 +245,24 @@ def test_sums_that_do_not_add_up_are_reported(changes: dict[str, Any], words: st
 def test_wrong_indices_ids_and_unfinished_runs_are_reported() -> None:
     [first, second] = sorted(TWO.runs.values(), key=lambda run: run.index)
     twin = replace(second, index=5, jobs=first.jobs)
-    state = replace(TWO, runs=TWO.runs.set(second.run_id, twin), unfinished=TWO.unfinished.set(RUN, None))
+    state = replace(TWO, runs=TWO.runs.set(second.run_id, twin), unfinished=TWO.unfinished.set(RUN, WaitsFor.VERDICT))
     assert [issue.problem for issue in check(state)] == [
         "1 runs count as unfinished, which are not those that are",
         "the indices of 2 runs are not 0 to 1",
         f"several jobs have one id: {JOB}",
     ]
+
+
+def test_a_run_goes_on_from_an_earlier_one_of_its_sweep() -> None:
+    [first, second] = sorted(TWO.runs.values(), key=lambda run: run.index)
+    sound = Parent(run_id=first.run_id, level=1.0, step=1, replaces=first.run_id)
+    assert check(replace(TWO, runs=TWO.runs.set(second.run_id, replace(second, parent=sound)))) == []
+    for parent, other in ((replace(sound, run_id="nobody"), "nobody"), (replace(sound, replaces="later"), "later")):
+        [issue] = check(replace(TWO, runs=TWO.runs.set(second.run_id, replace(second, parent=parent))))
+        assert (issue.kind, issue.run_id) == (IssueKind.LINEAGE, second.run_id)
+        assert issue.problem == f"it comes after run {other}, which is no earlier run of the sweep"
+    later = replace(first, parent=replace(sound, run_id=second.run_id, replaces=second.run_id))
+    assert len(check(replace(TWO, runs=TWO.runs.set(first.run_id, later)))) == 1
 
 
 @pytest.mark.parametrize("best", [(RUN, 1.0), (RUN, 3.0), (None, None), ("nobody", 9.0)])
@@ -312,7 +331,7 @@ def test_whatever_is_wrong_with_a_run_the_fold_takes_its_repairs_and_leaves_a_so
     empty = state_of([])
     status, ended_at = (SweepStatus.STOPPED, LATER) if is_over else (SweepStatus.RUNNING, None)
     metadata = replace(empty.sweep, counts={damaged.status: 1}, cost=damaged.cost, status=status, ended_at=ended_at)
-    state = replace(empty, metadata=metadata, runs=empty.runs.set("r", damaged), unfinished=unended(damaged))
+    state = replace(empty, metadata=metadata, runs=empty.runs.set("r", damaged), **unended(damaged))
     issues = check(state, now=10.0)
     mended = applied(state, [issue for issue in issues if issue.repairs])
     left = check(mended, now=10.0)

@@ -18,7 +18,6 @@ from metta.sweep.controller.controller import SweepController
 from metta.sweep.dispatchers.simulated import (
     Course,
     JobModel,
-    MadeUpJobs,
     Report,
     SimulatedClock,
     SimulatedDispatcher,
@@ -381,30 +380,6 @@ def test_a_controller_that_comes_later_finds_the_jobs_of_the_one_before() -> Non
 # -------------------------------------------------------------------------------------------------------- made-up jobs
 
 
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_made_up_curves_get_better_and_some_configurations_are_better_than_others(direction: str) -> None:
-    config = sweep_config(direction=direction, max_trials=30)
-    model = MadeUpJobs(config)
-    sign = 1 if direction == "maximize" else -1
-    finals = []
-    for index in range(30):
-        job = JobDefinition(
-            job_id=f"x{index}.train.1",
-            run_id=f"x{index}",
-            sweep_id=SWEEP,
-            type=JobType.TRAIN,
-            attempt=1,
-            config={"lr": 10 ** (-5 + 4 * index / 29)},
-        )
-        course = model(job)
-        assert model(job) == course
-        values = [sign * report.metrics["reward"] for report in course.reports]
-        assert values == sorted(values)
-        assert 300 <= course.seconds <= 1200
-        finals.append(values[-1])
-    assert max(finals) - min(finals) > 0.1
-
-
 def test_made_up_evaluations_report_the_metric() -> None:
     world = World(max_trials=5, max_parallel_eval=2, evaluate=CommandTarget(argv=["evaluate"]))
     state = world.run()
@@ -494,3 +469,13 @@ def test_runs_compete_by_the_wall_time_of_their_training_too(mode: str) -> None:
     # Up to the first level two seconds, to the second four more, to the third twelve more.
     assert {round(body.seconds) for body in world.bodies(ev.JobExited) if body.outcome is Outcome.PAUSED} <= {2, 4, 12}
     assert all(run.rungs for run in state.runs.values())
+
+
+def test_a_job_whose_first_report_is_its_end_has_succeeded_though_it_was_to_pause() -> None:
+    def model(_: JobDefinition) -> Course:
+        return Course(reports=[Report(60.0, {"epoch": 9.0, "reward": 1.0})], seconds=70.0)
+
+    strategy = Strategy(scheduler="asha", scheduler_options={"mode": "promote"})
+    state = World(model, max_trials=6, strategy=strategy, fidelity=Fidelity(maximum=9)).run()
+    assert state.sweep.counts == {JobStatus.COMPLETED: 6}
+    assert all(len(run.jobs) == 1 and run.cost == 70.0 for run in state.runs.values())

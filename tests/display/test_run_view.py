@@ -12,7 +12,8 @@ from metta.sweep.display.status import run_view
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import Outcome
+from metta.sweep.model.fidelity import Fidelity
+from metta.sweep.model.run import Outcome, Parent
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
@@ -62,6 +63,29 @@ def test_whoever_looks_at_a_run_that_was_stopped_sees_why() -> None:
     assert "status STOPPED" in lines
     assert "stopped number 5 of 5" in lines
     assert run_detail_shape(state.runs[RUN], events)["stop_reason"] == "number 5 of 5"
+
+
+def test_whoever_looks_at_a_run_that_goes_on_from_another_sees_from_where() -> None:
+    parent = Parent(run_id="7kq9z", level=20.0, step=19, replaces="b2m4x")
+    created = run_events(0)[0]
+    created = replace(created, body=replace(created.body, parent=parent))
+    fidelity = Fidelity(maximum=80)
+    for sweep, line in (
+        (sweep_created(fidelity=fidelity), "parent 7kq9z, from epoch 20, step 19; in the place of b2m4x"),
+        (sweep_created(), "parent 7kq9z, from step 19; in the place of b2m4x"),
+    ):
+        events = [sweep, created]
+        state = fold(EMPTY, [replace(event, seq=seq) for seq, event in enumerate(events, start=1)])
+        screen = Console(file=io.StringIO(), width=200, color_system=None)
+        with screen.capture() as capture:
+            screen.print(run_view(state.runs[RUN], state.sweep, events))
+        assert line in [" ".join(line.split()) for line in capture.get().splitlines()]
+    assert run_detail_shape(state.runs[RUN], events)["parent"] == {
+        "run_id": "7kq9z",
+        "level": 20.0,
+        "step": 19,
+        "replaces": "b2m4x",
+    }
 
 
 def test_scripts_see_all_of_it() -> None:

@@ -71,3 +71,22 @@ def test_halving_survives_kills_of_controller_and_agent(make_world: MakeWorld, m
         paused = [job for run in runs for job in run.jobs if job.outcome is Outcome.PAUSED]
         assert all(job.until in LEVELS for job in paused)
         assert len(paused) >= 30
+
+
+def test_time_slices_survive_kills_of_controller_and_agent(make_world: MakeWorld) -> None:
+    strategy = {"scheduler": "timeslice", "scheduler_options": {"slice": 3}}
+    world = make_world(max_trials=9, body=BODY, strategy=strategy, fidelity={"maximum": 9})
+    chance = random.Random(4)
+    for _ in range(3):
+        world.start_controller()
+        world.wait_for_events(chance.randint(20, 40))
+        wait_until(lambda: world.is_over() or (world.agent_pid() and world.running()), what="running jobs")
+        assert not world.is_over(), world.said
+        world.kill_agent()
+        world.kill_controller()
+    assert world.run_to_the_end() == 0
+    state = world.check()
+    assert state.sweep.counts == {JobStatus.COMPLETED: 9}
+    for run in state.runs.values():
+        ends = [job.until for job in run.jobs if job.outcome in {Outcome.PAUSED, Outcome.SUCCEEDED}]
+        assert ends == [3.0, 6.0, None]

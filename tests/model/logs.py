@@ -8,8 +8,9 @@ import pytest
 
 from metta.sweep.errors import InvalidTransition
 from metta.sweep.model import events as ev
+from metta.sweep.model.acquisition import Acquisition
 from metta.sweep.model.events import Body, Event
-from metta.sweep.model.run import FailureKind, JobType, Outcome, RunInfo
+from metta.sweep.model.run import FailureKind, JobType, Outcome, Parent, Rung, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import Direction
 from model.strategies import RUN_IDS, START, created, event
@@ -84,6 +85,28 @@ def saved(step: int, path: str = "", sha256: str = "0" * 64) -> ev.CheckpointSav
     return ev.CheckpointSaved(step=step, path=path or f"checkpoints/{step}", sha256=sha256, size_bytes=4096)
 
 
+#: Goes on from another run, which had come to epoch 3.
+PARENT = Parent(run_id=RUN_IDS[1], level=3.0, step=3, replaces=RUN_IDS[2])
+RUNGS = (Rung(level=1.0, value=0.1, seq=7), Rung(level=3.0, value=0.3, seq=9))
+BRANCH = (
+    ev.RunCreated(
+        index=0,
+        config={"x": 0},
+        reasons=("sample",),
+        acquisition=Acquisition(acquisition_value=1.0),
+        parent=PARENT,
+        rungs=RUNGS,
+    ),
+    RUN,
+    None,
+)
+COPY = (
+    ev.CheckpointCopied(
+        source=PARENT.run_id, step=3, path="checkpoints/3", sha256="0" * 64, size_bytes=4096, score=0.3
+    ),
+    RUN,
+    TRAIN,
+)
 CREATE = (ev.RunCreated(index=0, config={"x": 0}), RUN, None)
 GRANT = (ev.JobGranted(job_type=JobType.TRAIN, attempt=1), RUN, TRAIN)
 GRANT_2 = (ev.JobGranted(job_type=JobType.TRAIN, attempt=2), RUN, TRAIN_2)

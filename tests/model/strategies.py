@@ -15,7 +15,7 @@ from metta.sweep.errors import InvalidTransition
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event
-from metta.sweep.model.run import FailureKind, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import FailureKind, JobStatus, JobType, Outcome, Parent, RunInfo
 from metta.sweep.model.space import (
     Choice,
     Constant,
@@ -248,6 +248,15 @@ _job_bodies = st.one_of(
     st.builds(
         ev.CheckpointSaved, step=_steps, path=st.just("checkpoint"), sha256=st.just("0" * 64), size_bytes=st.just(1)
     ),
+    st.builds(
+        ev.CheckpointCopied,
+        source=st.sampled_from(RUN_IDS),
+        step=_steps,
+        path=st.just("checkpoint"),
+        sha256=st.just("0" * 64),
+        size_bytes=st.just(1),
+        score=st.none() | _scores,
+    ),
 )
 _run_bodies = st.one_of(
     st.builds(ev.RunCompleted, score=_scores),
@@ -304,7 +313,14 @@ def next_events(draw: DrawFn, state: SweepState) -> Event:
         job = ids.job_id(run_id, draw(st.sampled_from(JobType)), draw(st.integers(1, 3)))
         body = draw(_run_bodies | _creations if kind == "any run" else _job_bodies | _grants)
         return event(body, seq=state.seq + 1, run_id=run_id, job_id=job if kind == "any job" else None, at=at)
-    body = ev.RunCreated(index=len(runs), config={"x": draw(st.integers(0, 9))})
+    parents = st.builds(
+        Parent,
+        run_id=st.sampled_from(RUN_IDS),
+        level=st.sampled_from([1.0, 3.0]),
+        step=_steps,
+        replaces=st.sampled_from(RUN_IDS),
+    )
+    body = ev.RunCreated(index=len(runs), config={"x": draw(st.integers(0, 9))}, parent=draw(st.none() | parents))
     return event(body, seq=state.seq + 1, run_id=RUN_IDS[len(runs) % len(RUN_IDS)], at=at)
 
 

@@ -359,3 +359,35 @@ def test_a_finite_space_has_the_cardinality_of_its_lattice_and_an_infinite_one_h
     assert SearchSpace.of({"a": Choice([1, 2]), "b": Range(1, 3), "c": "x"}).cardinality == 6
     assert SearchSpace.of({"a": Choice([1, 2]), "b": Range(1, 3, when={"a": 1})}).cardinality == 4
     assert SearchSpace.of({"a": Choice([1, 2]), "b": Uniform(1, 3)}).cardinality is None
+
+
+# ----------------------------------------------------------------------------------------------------------- completing
+
+
+@THOROUGH
+@given(data=st.data())
+def test_a_configuration_is_completed_from_values_as_far_as_they_exist_and_a_point(data):
+    space = data.draw(spaces())
+    point, other = data.draw(points(space)), data.draw(points(space))
+    config = space.decode(point)
+    assert space.completed(config, other) == config
+    assert space.completed({}, other) == space.decode(other)
+    name = data.draw(st.sampled_from(sorted(space.parameters)))
+    changed = space.decode(other)
+    if name in changed:
+        mixed = space.completed({**config, name: changed[name]}, other)
+        space.check(mixed)
+        assert name not in mixed or mixed[name] == changed[name]
+
+
+def test_what_a_change_brings_into_being_is_as_at_the_point_and_what_it_makes_moot_is_gone():
+    wanted = {"optimizer": "sgd", "lr": 0.01}
+    assert OPTIMIZERS.completed(wanted, [0.5] * 5) == {
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.5,
+        "nesterov": False,
+        "damping": 0.25,
+        "epochs": 10,
+    }
+    assert OPTIMIZERS.completed({**wanted, "optimizer": "lbfgs"}, [0.5] * 5) == {"optimizer": "lbfgs", "epochs": 10}

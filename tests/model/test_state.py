@@ -15,16 +15,20 @@ from metta.sweep.errors import InvalidTransition
 from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import FailureKind, JobState, JobStatus, JobType, Outcome
 from metta.sweep.model.run_transitions import AFTER_THE_END
 from metta.sweep.model.space import Choice, SearchSpace, Uniform
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
+from metta.sweep.model.waiting import waits_for
 from model.logs import (
     BEGIN,
     BEGIN_EVAL,
+    BRANCH,
     CANCEL,
     COMPLETE,
+    COPY,
     CRASH,
     CRASH_EVAL,
     CREATE,
@@ -34,11 +38,13 @@ from model.logs import (
     FAILING,
     GRANT,
     GRANT_EVAL,
+    PARENT,
     PAUSE,
     REQUEST_STOP,
     RETRY,
     ROLL_BACK,
     RUN,
+    RUNGS,
     SAVE,
     STARTED,
     STOP,
@@ -69,6 +75,8 @@ from model.strategies import (
 STAGES = {
     "created": [CREATE],
     "granted": [CREATE, GRANT],
+    "branched and granted": [BRANCH, GRANT],
+    "training a branch": [BRANCH, GRANT, COPY, BEGIN],
     "dispatched": [CREATE, GRANT, DISPATCH],
     "training": [CREATE, GRANT, DISPATCH, BEGIN],
     "trained": TRAINED,
@@ -116,6 +124,7 @@ NEXT = {
     "timed out for a reason": crash(outcome=Outcome.TIMED_OUT, failure=FailureKind.TIMED_OUT),
     "lost for a reason": ev.JobLost(reason="its node is gone", failure=FailureKind.NODE_LOST),
     "checkpoint saved": saved(2),
+    "checkpoint copied": COPY[0],
     "checkpoint deleted": ev.CheckpointDeleted(step=1, reason="too many"),
     "completed": ev.RunCompleted(score=1.0),
     "failed": ev.RunFailed(reason="no reward"),
@@ -160,6 +169,15 @@ _EVAL_OPEN = {
 ALLOWED = {
     "created": {"train granted": JobStatus.PENDING, **_WITHOUT_RESULT},
     "granted": {"started": JobStatus.IN_TRAINING, **_TRAIN_OPEN},
+    "branched and granted": {
+        "started": JobStatus.IN_TRAINING,
+        "checkpoint copied": JobStatus.PENDING,
+        **_TRAIN_OPEN,
+    },
+    "training a branch": {
+        **_TRAIN_OPEN,
+        **dict.fromkeys(("reported", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_TRAINING),
+    },
     "dispatched": {"started": JobStatus.IN_TRAINING, **_TRAIN_OPEN},
     "training": {
         **_TRAIN_OPEN,
@@ -230,9 +248,15 @@ ALLOWED = {
         **{name: status for name, status in _TRAIN_OPEN.items() if name != "stop requested"},
         **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_TRAINING),
     },
-    "paused": {"dispatched": JobStatus.PAUSED, "train granted again": JobStatus.PENDING, **_WITHOUT_RESULT},
+    "paused": {
+        "dispatched": JobStatus.PAUSED,
+        "train granted again": JobStatus.PENDING,
+        "requeued": JobStatus.PENDING,
+        **_WITHOUT_RESULT,
+    },
     "stopped early": {
         "dispatched": JobStatus.STOPPED,
+        "requeued": JobStatus.PENDING,
         "rolled back": JobStatus.ROLLED_BACK,
         "rescored": JobStatus.STOPPED,
         "rescored to nothing": JobStatus.STOPPED,
@@ -619,6 +643,35 @@ def test_a_log_comes_back_from_json_and_folds_to_the_same_state(log):
     assert fold(EMPTY, loaded) == fold(EMPTY, log)
 
 
+def test_a_branch_has_come_as_far_as_its_parent_had():
+    log = Log(BRANCH, GRANT, COPY, fidelity=Fidelity(maximum=27))
+    run = log.run()
+    assert (run.parent, run.progress, run.rungs, run.inherited) == (PARENT, 3.0, RUNGS, 2)
+    assert [(each.step, each.score, each.job_id) for each in run.checkpoints] == [(3, 0.3, TRAIN)]
+    log.add(STARTED, RUN, TRAIN)
+    for epoch in (2.0, 3.0, 9.0):
+        log.add(ev.MetricsReported(metrics={"epoch": epoch, "reward": epoch}), RUN, TRAIN)
+    # What its parent had reached stays; what comes again, as after an older checkpoint, is no news.
+    assert [rung.value for rung in log.run().rungs] == [0.1, 0.3, 9.0]
+    assert log.run().inherited == 2
+
+
+def test_seconds_of_a_branch_count_on_from_its_parents():
+    log = Log(BRANCH, GRANT, COPY, fidelity=Fidelity(resource="seconds", maximum=27))
+    log.add(STARTED, RUN, TRAIN)
+    log.add(ev.MetricsReported(metrics={"reward": 1.0}), RUN, TRAIN, at=START + 6)
+    log.add(ev.JobExited(outcome=Outcome.PAUSED, seconds=7.0), RUN, TRAIN, at=START + 7)
+    assert log.run().progress == 9.0
+    assert log.run().seconds == 10.0
+
+
+def test_a_branch_comes_from_another_run():
+    itself = msgspec.structs.replace(BRANCH[0], parent=msgspec.structs.replace(PARENT, run_id=RUN))
+    nowhere = msgspec.structs.replace(BRANCH[0], parent=msgspec.structs.replace(PARENT, level=math.inf))
+    assert "it would come from itself" in Log().refuses(itself, RUN)
+    assert "'level' is inf" in Log().refuses(nowhere, RUN)
+
+
 #: The events and fields that came with retries, all of them with something to say.
 FULL = [
     ev.SweepPaused(reason="three alike"),
@@ -628,6 +681,9 @@ FULL = [
     ev.JobExited(outcome=Outcome.KILLED, failure=FailureKind.OUT_OF_MEMORY, signature="train:9", error="Killed"),
     ev.JobLost(reason="no heartbeat", failure=FailureKind.NODE_LOST),
     ev.CheckpointSaved(step=3, path="checkpoints/3", sha256="f" * 64, size_bytes=2**40),
+    COPY[0],
+    BRANCH[0],
+    ev.JobGranted(job_type=JobType.TRAIN, attempt=2, reasons=("its turn",), until=9.0, keep=(1, 3)),
     ev.CheckpointDeleted(step=3, reason="too many"),
     ev.RunFailed(reason="given up", partial_score=0.25, signature="no reward"),
     ev.RunRetryScheduled(retry_at=START + 60, retry_count=2, reason="it may pass", memory_gb=4.0),
@@ -704,7 +760,9 @@ class Sweep(RuleBasedStateMachine):
             assert happened.run_id not in before.runs
             return
         run = before.runs[happened.run_id]
-        of_open_jobs = ev.JobStarted | ev.MetricsReported | ev.JobExited | ev.JobLost | ev.CheckpointSaved
+        of_open_jobs = (
+            ev.JobStarted | ev.MetricsReported | ev.JobExited | ev.JobLost | ev.CheckpointSaved | ev.CheckpointCopied
+        )
         if isinstance(happened.body, of_open_jobs):
             assert run.open_job.job_id == happened.job_id
         elif not isinstance(happened.body, ev.JobDispatched | ev.CheckpointDeleted | ev.StateRepaired):
@@ -723,7 +781,9 @@ class Sweep(RuleBasedStateMachine):
         assert sweep.run_count == len(self.state.runs)
         assert sweep.ended_count == sum(run.status.ended and run.undone is None for run in runs)
         assert sweep.cost == sum(run.cost for run in runs)
-        assert set(self.state.unfinished) == {run.run_id for run in runs if not run.status.ended}
+        assert dict(self.state.unfinished) == {run.run_id: waits_for(run) for run in runs if not run.status.ended}
+        for what, group in self.state.waiting.items():
+            assert set(group) == {run.run_id for run in runs if waits_for(run) is what}
         assert self.state.seq == sweep.seq == len(self.log)
         assert sorted(run.index for run in runs) == list(range(len(self.state.runs)))
 

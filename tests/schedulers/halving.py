@@ -9,6 +9,7 @@ from itertools import count
 from msgspec.structs import replace
 
 from metta.sweep import registry
+from metta.sweep.controller import revisions
 from metta.sweep.controller.decide import Policy, decide, jobs_to_dispatch, jobs_to_stop
 from metta.sweep.guards.limits import TrialLimit
 from metta.sweep.model import events as ev
@@ -73,6 +74,11 @@ class Halving:
                 if isinstance(body, ev.JobExited):
                     self._running.discard(job_id)
         raise AssertionError("the sweep does not end")
+
+    def want(self, run_id: str) -> None:
+        """As `metta sweep resume RUN` does."""
+        for decision in revisions.resume_run(self.state.sweep, self.state.runs[run_id], None):
+            self._add([decision.body], decision.run_id)
 
     def _decide(self) -> None:
         if self._fresh:

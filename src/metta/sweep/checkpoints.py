@@ -18,8 +18,9 @@ import pickle
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,44 @@ def save(run_directory: Path, path_or_obj: Any, step: Any) -> CheckpointSaved:
         OSError: it cannot be written: the disk is full, say. Nothing of it is left.
     """
     step = _checked_step(step)
-    source = _checked_source(path_or_obj, run_directory) if isinstance(path_or_obj, str | os.PathLike) else None
+    if not isinstance(path_or_obj, str | os.PathLike):
+        return _kept(run_directory, step, ".pickle", partial(_pickle, path_or_obj))
+    source = _checked_source(path_or_obj, run_directory)
+    return _kept(run_directory, step, f"-{_presentable(source.name)}", partial(_copy, source))
+
+
+def copy(run_directory: Path, source: Path, checkpoint: Checkpoint) -> CheckpointSaved:
+    """Give a run a copy of another's checkpoint; when this returns, it outlives a power cut.
+
+    Args:
+        run_directory: Of the run that is to have it.
+        source: Of the run that has it.
+        checkpoint: Which.
+
+    Raises:
+        CheckpointError: it is no longer what was saved. Nothing of the copy is left.
+        OSError: it cannot be read or written just now, or is missing.
+    """
+    path = source / checkpoint.path
+    # What follows the token tells what it is, and how it is loaded.
+    end = re.sub(r"^step-\d+-[0-9a-f]+", "", path.name)
+
+    def write(target: Path) -> tuple[str, int]:
+        sha256, size_bytes = _copy(path, target)
+        if sha256 != checkpoint.sha256:
+            raise CheckpointError(_is_another(path, checkpoint.sha256, sha256))
+        return sha256, size_bytes
+
+    return _kept(run_directory, checkpoint.step, end, write)
+
+
+def _kept(run_directory: Path, step: int, end: str, write: Callable[[Path], tuple[str, int]]) -> CheckpointSaved:
+    """Keep what `write` puts under the name it is given; all of it or nothing."""
     folder = _made_folder(run_directory)
-    name = f"step-{step}-{os.urandom(4).hex()}"
-    name += ".pickle" if source is None else f"-{_presentable(source.name)}"
+    name = f"step-{step}-{os.urandom(4).hex()}{end}"
     unfinished = folder / f"{_UNFINISHED}{name}"
     try:
-        if source is None:
-            sha256, size_bytes = _pickle(path_or_obj, unfinished)
-        elif source.is_dir():
-            sha256, size_bytes = _copy_folder(source, unfinished)
-        else:
-            sha256, size_bytes = _copy_file(source, unfinished)
+        sha256, size_bytes = write(unfinished)
         unfinished.rename(folder / name)
     except BaseException:
         with suppress(OSError):  # what went wrong first is what matters
@@ -172,6 +199,10 @@ def _dump(pickler: Any, value: Any, target: Path) -> tuple[str, int]:
         return file.finish()
 
 
+def _copy(source: Path, target: Path) -> tuple[str, int]:
+    return _copy_folder(source, target) if source.is_dir() else _copy_file(source, target)
+
+
 def _copy_file(source: Path, target: Path) -> tuple[str, int]:
     with source.open("rb") as stream, _HashingFile(target) as file:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -264,6 +295,10 @@ def _problem(path: Path, sha256: str) -> str | None:
         return f"damaged: {error}"
     if found == sha256:
         return None
+    return _is_another(path, sha256, found)
+
+
+def _is_another(path: Path, sha256: str, found: str) -> str:
     return f"damaged: {path.name} was saved with SHA-256 {sha256:.12}..., now it has {found:.12}..."
 
 

@@ -247,8 +247,17 @@ def _parse_parameter(path: tuple[str, ...], kinds: set[str], value: Mapping[str,
         raise FieldError(field, str(error)) from error
 
 
+#: Optimizers with schedulers that have a name together: Falkner et al. (2018), "BOHB", is a TPE of the highest level
+#: that enough runs have come to, with the brackets of Hyperband.
+#: Parker-Holder et al. (2020), "PB2", is population based training whose new values are that optimizer's.
+COMBINATIONS = {
+    "bohb": Strategy(optimizer="tpe", scheduler="hyperband"),
+    "pb2": Strategy(optimizer="pb2", scheduler="pbt", scheduler_options={"explore": "optimizer"}),
+}
+
+
 def parse_strategy(strategy: str | Strategy) -> Strategy:
-    """A strategy from its short form: the name of an optimizer or of a scheduler, or `NAME:WORD`.
+    """A strategy from its short form: the name of an optimizer, of a scheduler or of both together, or `NAME:WORD`.
 
     The word is an optimizer's first option: `optuna:TPESampler` is the optimizer optuna with the sampler TPESampler.
     The long form takes it as well, as the name of its optimizer.
@@ -260,10 +269,12 @@ def parse_strategy(strategy: str | Strategy) -> Strategy:
         options = {registry.first_option(name): _scalar(word), **strategy.optimizer_options}
         return replace(strategy, optimizer=name, optimizer_options=options)
     name, colon, word = strategy.partition(":")
+    if not colon and name in COMBINATIONS:
+        return COMBINATIONS[name]
     if not colon and name in registry.names("schedulers"):
         return Strategy(scheduler=name)
     if name not in registry.names("optimizers"):
-        known = {*registry.names("optimizers"), *registry.names("schedulers")}
+        known = {*registry.names("optimizers"), *registry.names("schedulers"), *COMBINATIONS}
         raise FieldError(("strategy",), f"there is no strategy {strategy!r}; {did_you_mean(name, known)}")
     return Strategy(optimizer=name, optimizer_options={registry.first_option(name): _scalar(word)} if colon else {})
 

@@ -74,7 +74,11 @@ def resume(store: Store, sweep: SweepMetadata, changes: dict[str, Any]) -> list[
 
 
 def resume_run(store: Store, run: RunInfo, checkpoint: int | None) -> list[Event]:
-    """Try a run again, from its last checkpoint or the one of that step; raises a UsageError when it cannot be."""
+    """Try a run again, from its last checkpoint or the one of that step; see `revisions.resume_run`.
+
+    Raises:
+        UsageError: it cannot be.
+    """
     return revise(
         store, run.sweep_id, lambda state: revisions.resume_run(state.sweep, state.runs[run.run_id], checkpoint)
     )

@@ -10,7 +10,7 @@ import msgspec
 
 from metta.sweep.model.acquisition import Acquisition
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import JobDefinition, JobStatus, JobType, Observation, Outcome, RunInfo
+from metta.sweep.model.run import JobDefinition, JobStatus, JobType, Observation, Outcome, Parent, RunInfo
 from metta.sweep.model.space import Config
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata
@@ -179,6 +179,10 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail | None
     #: How much of the effort should go where little is known: 0 where the best is expected, 1 where nothing is known.
     exploration: float = 0.5
+    #: Where a suggestion is for a run that goes on from another's checkpoint: from which, and the values that it has to
+    #: share with it. Optimizers need not care.
+    parent: Parent | None = None
+    fixed: Config = {}
 
     @classmethod
     def of(cls, state: SweepState, exploration: float = 0.5) -> History:
@@ -276,6 +280,21 @@ class StartJob(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     #: As of `JobDefinition`.
     until: float | None = None
+    keep: tuple[int, ...] = ()
+
+
+class BranchRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Wish for a new run that goes on from another's checkpoint, in the place of one that is given up or has failed."""
+
+    parent: Parent
+    config: Config
+    #: Whether the sweep's optimizer is asked for a better configuration than `config`, which holds where it has none.
+    ask: bool = False
+    #: Values that its answer has to have.
+    fixed: Config = {}
+    reasons: tuple[str, ...] = ()
+    #: As of `JobDefinition`.
+    until: float | None = None
 
 
 class StopRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,7 +304,7 @@ class StopRun(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Wish: TypeAlias = CreateRuns | StartJob | StopRun | Finish
+Wish: TypeAlias = CreateRuns | BranchRun | StartJob | StopRun | Finish
 
 
 class Scheduler(Protocol):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Room = Literal["optimizers", "schedulers", "dispatchers"]
 
+#: What every optimizer and every scheduler has.
+_METHODS: dict[Room, tuple[str, ...]] = {"optimizers": ("check", "suggest"), "schedulers": ("check", "schedule")}
 #: What every dispatcher is called with, beside its options.
 _DISPATCHER_CONTEXT = ("store", "sweep_id", "config", "clock")
 
@@ -53,9 +55,15 @@ def _load(room: Room, field: str, name: str) -> Any:
 def _build(room: Room, field: str, name: str, options: Mapping[str, Any]) -> object:
     part = _load(room, field, name)
     try:
-        return cast(object, part(**options))
+        built = cast(object, part(**options))
     except TypeError as error:
         raise _wrong_options(field, name, part, options, error) from error
+    if missing := [method for method in _METHODS[room] if not callable(getattr(built, method, None))]:
+        raise ConfigError(
+            f"{field}: {name} is no {room[:-1]}, since {_entries(room)[name].value} has no method {missing[0]!r}; "
+            f"it may be made for another version: docs/extending.md says what one has"
+        )
+    return built
 
 
 def _wrong_options(field: str, name: str, part: Any, options: Mapping[str, Any], error: TypeError) -> ConfigError:

@@ -39,6 +39,8 @@ class RunContext(msgspec.Struct, frozen=True, kw_only=True):
     resource: str | None = None
     #: It is to train until the resource reaches this; None for a whole training.
     until: float | None = None
+    #: The resource of a whole training.
+    maximum: float | None = None
 
 
 class TrialStopped(BaseException):
@@ -62,17 +64,25 @@ class Progress:
     Args:
         resource: The metric that tells it; None for none.
         until: How far it is to come; None for a whole training.
+        maximum: How far a whole training comes; None where that is not known.
     """
 
-    def __init__(self, resource: str | None, until: float | None) -> None:
+    def __init__(self, resource: str | None, until: float | None, maximum: float | None = None) -> None:
         self.resource = resource
         self.until = until
+        self.maximum = maximum
         self._value: float | None = None
 
     @property
     def reached(self) -> bool:
-        """Whether it has reported to be as far as it was to come."""
-        return self._value is not None and self.until is not None and self._value >= self.until
+        """Whether it has reported to be as far as it was to come; at its end there is nothing left to pause."""
+        is_there = self._value is not None and self.until is not None and self._value >= self.until
+        return is_there and not self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has reported to be trained to its end."""
+        return self._value is not None and self.maximum is not None and self._value >= self.maximum
 
     def advance(self, metrics: Mapping[str, float], *, may_repeat: bool = False) -> None:
         """Take a report's word for it.
@@ -155,7 +165,7 @@ class Session:
         self._send = send
         self._tell = tell
         self._ask = ask
-        self._progress = Progress(context.resource, context.until)
+        self._progress = Progress(context.resource, context.until, context.maximum)
         self._began = time.monotonic()
         self._checkpoints = {checkpoint.step: checkpoint for checkpoint in context.checkpoints}
         #: The first report that was no report: the run fails by it even if the code swallows the exception.
@@ -185,6 +195,8 @@ class Session:
         except MetricError as error:
             self.error = self.error or error
             raise
+        if self._progress.is_whole and self.ending is not None and self.ending.outcome is Outcome.PAUSED:
+            self.ending = None  # the code went on to its end all the same
         if values:
             self._send(values)
 

@@ -19,7 +19,7 @@ import msgspec
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.jobs import Jobs
 from metta.sweep.agent.recorder import Recorder
-from metta.sweep.errors import StoreError
+from metta.sweep.errors import MetricError, StoreError
 from metta.sweep.model.events import Event
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Clock, Heartbeat
@@ -174,7 +174,10 @@ class Agent:
         if request.job_id not in self._jobs.held:
             return msg.Reply(error=f"job {request.job_id} is not running")
         if isinstance(request, msg.Report):
-            self._jobs.report(request.job_id, request.metrics, request.error)
+            try:
+                self._jobs.report(request.job_id, request.metrics, request.error)
+            except MetricError as error:
+                return msg.Reply(error=str(error))
         else:
             self._jobs.keep_checkpoint(request.job_id, request.saved)
         return msg.Reply()

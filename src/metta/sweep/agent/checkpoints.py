@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ import msgspec
 from metta.sweep import checkpoints
 from metta.sweep.agent.recorder import Recorder
 from metta.sweep.agent.retention import superseded
-from metta.sweep.model.events import Body, CheckpointDeleted, CheckpointSaved
+from metta.sweep.errors import CheckpointError
+from metta.sweep.model.events import Body, CheckpointCopied, CheckpointDeleted, CheckpointSaved
 from metta.sweep.model.run import Checkpoint, Damaged, JobDefinition
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import Clock
@@ -42,6 +43,11 @@ class JobCheckpoints:
         self.resumed: Checkpoint | None = None
         #: Files of steps that were saved again.
         self.replaced: list[Path] = []
+
+    @property
+    def listed(self) -> tuple[Checkpoint, ...]:
+        """All of them, oldest first."""
+        return tuple(self.by_step[step] for step in sorted(self.by_step))
 
     @property
     def resumed_path(self) -> Path | None:
@@ -136,10 +142,30 @@ class Shelf:
         for each in damaged:
             self._record(job, CheckpointDeleted(step=each.step, reason=each.reason))
             job.by_step.pop(each.step, None)
-        if damaged:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("a") as stream:
-                stream.writelines(checkpoints.warning_of(each, found) for each in damaged)
+        _warn(log, damaged, found)
+
+    async def inherit(self, job_id: str, log: Path) -> None:
+        """Copy what a job goes on from, of another run, into the folder of its own.
+
+        Raises:
+            CheckpointError: none of the other's checkpoints can be used; beginning at nothing would not be the same.
+            OSError: it cannot be read or written just now.
+        """
+        job = self._jobs[job_id]
+        inheritance = job.definition.inheritance
+        assert inheritance is not None
+        parent, source = inheritance.run_id, job.directory.parent / inheritance.run_id
+        found, damaged = await self._in_thread(partial(checkpoints.newest_sound, source, inheritance.checkpoints))
+        for each in damaged:
+            self._recorder.add(CheckpointDeleted(step=each.step, reason=each.reason), run_id=parent, job_id=job_id)
+        if found is None:
+            told = "; ".join(f"that of step {each.step} is {each.reason}" for each in damaged) or "it lists none"
+            raise CheckpointError(f"run {parent} has no checkpoint that this one could go on from: {told}")
+        _warn(log, damaged, found)
+        copied = await self._in_thread(partial(checkpoints.copy, job.directory, source, found))
+        fields = msgspec.structs.asdict(copied)
+        self._record(job, CheckpointCopied(**fields, source=parent, score=found.score))
+        job.by_step[copied.step] = Checkpoint(**fields, at=self._clock.now(), job_id=job_id, score=found.score)
 
     def _record(self, job: JobCheckpoints, body: Body) -> None:
         self._recorder.add(body, run_id=job.definition.run_id, job_id=job.definition.job_id)
@@ -166,7 +192,8 @@ class Shelf:
         for job in saved.values():
             gone += job.replaced
             job.replaced.clear()
-            for checkpoint in superseded(job.by_step.values(), self._config.checkpoints, self._config.direction):
+            rules, direction = self._config.checkpoints, self._config.direction
+            for checkpoint in superseded(job.by_step.values(), rules, direction, job.definition.keep):
                 del job.by_step[checkpoint.step]
                 self._record(job, CheckpointDeleted(step=checkpoint.step, reason=f"retention: {self._rules}"))
                 gone.append(job.directory / checkpoint.path)
@@ -184,6 +211,13 @@ class Shelf:
     def _rules(self) -> str:
         rules = msgspec.to_builtins(self._config.checkpoints)
         return "kept are " + ", ".join(f"{name}={number}" for name, number in rules.items())
+
+
+def _warn(log: Path, damaged: Iterable[Damaged], instead: Checkpoint | None) -> None:
+    if lines := [checkpoints.warning_of(each, instead) for each in damaged]:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as stream:
+            stream.writelines(lines)
 
 
 def _clear(directory: Path) -> None:

@@ -92,11 +92,16 @@ class Job:
 
     def _verdict(self, exited: Exited | None) -> Verdict:
         if self.verdict is not None:
-            return self.verdict
+            return Verdict(Outcome.SUCCEEDED) if self._has_trained_on(exited) else self.verdict
         verdict = self._own_verdict(exited)
         if failures.tells_of_a_kill(verdict) and oom_kills() > self._oom_kills:
             return failures.killed_for_memory(verdict)
         return verdict
+
+    def _has_trained_on(self, exited: Exited | None) -> bool:
+        """Whether a command that was told to pause went on to its end instead."""
+        is_told = self.verdict is not None and self.verdict.outcome is Outcome.PAUSED
+        return is_told and self.progress.is_whole and exited is not None and exited.exit_code == 0
 
     def _own_verdict(self, exited: Exited | None) -> Verdict:
         verdict = self._plain_verdict(exited)

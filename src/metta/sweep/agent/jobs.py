@@ -117,7 +117,11 @@ class Jobs:
             self._terminate(job, Verdict(outcome, reason))
 
     def report(self, job_id: str, metrics: Mapping[str, float], error: str | None) -> None:
-        """One of its processes reports metrics, or something that is none."""
+        """One of its processes reports metrics, or something that is none.
+
+        Raises:
+            MetricError: it is a step back; the job is ended by it.
+        """
         job = self._jobs[job_id]
         if error is not None:
             self._terminate(job, failures.of_report(error))
@@ -126,6 +130,8 @@ class Jobs:
             self._measured(job, dict(metrics))
         except MetricError as repeated:
             self._terminate(job, failures.of_exception(repeated))
+            raise
+        self._pause_where_due(job)
 
     def keep_checkpoint(self, job_id: str, saved: ev.CheckpointSaved) -> None:
         """One of its processes has saved a checkpoint."""
@@ -157,25 +163,34 @@ class Jobs:
         self._start_waiting()
 
     def _start(self, job: Job) -> None:
-        target = self._orders.target(job.definition)
-        if not isinstance(target, CommandTarget):
-            self._workers.call(job, self._orders.assignment(job, target))
-        elif job.definition.checkpoints:
-            self._take_time_for(self._resume_command(job, target))
+        is_command = isinstance(self._orders.target(job.definition), CommandTarget)
+        if job.definition.inheritance is not None or (is_command and job.definition.checkpoints):
+            self._take_time_for(self._start_late(job))
         else:
-            self._start_command(job, target)
+            self._start_process(job)
+
+    def _start_process(self, job: Job) -> None:
+        target = self._orders.target(job.definition)
+        if isinstance(target, CommandTarget):
+            argv, job.tail = self._orders.command(job, target)
+            self._workers.execute(job, argv, self._orders.environment(job))
+        else:
+            self._workers.call(job, self._orders.assignment(job, target))
 
     def _take_time_for(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _resume_command(self, job: Job, target: CommandTarget) -> None:
-        """Start a command once it is known which checkpoint it can go on from."""
+    async def _start_late(self, job: Job) -> None:
+        """Start a job once it has a copy of what it goes on from, or, a command, once it is known what that can be."""
         try:
-            await self._shelf.resume(job.job_id, job.log)
+            if job.definition.inheritance is not None:
+                await self._shelf.inherit(job.job_id, job.log)
+            if isinstance(self._orders.target(job.definition), CommandTarget):
+                await self._shelf.resume(job.job_id, job.log)
             if self._awaits_start(job):
-                self._start_command(job, target)
+                self._start_process(job)
         except Exception as error:  # noqa: BLE001 (as in _start_waiting)
             if self._awaits_start(job):
                 self._cannot_start(job, error)
@@ -188,10 +203,6 @@ class Jobs:
         if job.verdict is not None:
             self._end(job, None)
         return job.verdict is None
-
-    def _start_command(self, job: Job, target: CommandTarget) -> None:
-        argv, job.tail = self._orders.command(job, target)
-        self._workers.execute(job, argv, self._orders.environment(job))
 
     def _cannot_start(self, job: Job, error: Exception) -> None:
         """End a job that never was, or it would be waited for for ever."""
@@ -231,6 +242,8 @@ class Jobs:
         """A command, or a process beside a function, has reported; raises MetricError when that is a step back."""
         job.progress.advance(metrics)
         self._record(job, ev.MetricsReported(metrics=metrics))
+
+    def _pause_where_due(self, job: Job) -> None:
         if job.progress.reached:
             self._stop(job, _PAUSE)
 
@@ -254,6 +267,8 @@ class Jobs:
         try:
             for metrics in job.tail.read(final=final):
                 self._measured(job, metrics)
+            # Only now: what it wrote in one go may end beyond its level, at its end even.
+            self._pause_where_due(job)
         except MetricError as error:
             verdict = failures.of_exception(error)
             if job.has_exited:

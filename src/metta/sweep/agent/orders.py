@@ -43,7 +43,7 @@ class Orders:
         fidelity = self._config.fidelity
         if fidelity is None or definition.type is not JobType.TRAIN:
             return Progress(None, None)
-        return Progress(fidelity.resource, definition.until)
+        return Progress(fidelity.resource, definition.until, fidelity.maximum)
 
     def environment(self, job: Job) -> dict[str, str]:
         """What the job's processes find in theirs, beyond what all jobs of the sweep do."""
@@ -73,9 +73,10 @@ class Orders:
                 job_id=definition.job_id,
                 type=definition.type,
                 directory=str(job.directory),
-                checkpoints=definition.checkpoints,
+                checkpoints=self._shelf.of(job.job_id).listed,
                 resource=job.progress.resource,
                 until=job.progress.until,
+                maximum=job.progress.maximum,
             ),
             target=target,
             config=definition.config,

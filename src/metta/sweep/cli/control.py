@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -53,6 +54,7 @@ def resume(  # noqa: PLR0917 (one parameter an option)
 ) -> None:
     """Let a paused, interrupted or ended sweep go on; or try a run again, from its last checkpoint or a chosen one.
 
+    A run that was stopped early, or is paused, is then trained to its end whatever the scheduler thinks of it.
     Where no controller is at work on the sweep, this command becomes it.
     """
     from metta.sweep import control
@@ -123,6 +125,9 @@ def report(
 ) -> None:
     """Report metrics from inside a command's job, in any language; outside a sweep it only checks them."""
     address, job_id = os.environ.get(SOCKET_VARIABLE), os.environ.get(JOB_VARIABLE)
+    if address:
+        # What is no report ends the job, and this command with it, which has yet to say why.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         message = Report(job_id=job_id or "", metrics=_parse(metrics))
     except MetricError as error:

@@ -32,6 +32,7 @@ def run_shape(run: RunInfo) -> dict[str, Any]:
         "partial_score": run.partial_score,
         "progress": run.progress,
         "stop_reason": run.stop_reason,
+        "parent": msgspec.to_builtins(run.parent),
     }
 
 

@@ -41,6 +41,7 @@ class IssueKind(StrEnum):
     # Of a sweep as a whole.
     TOTALS = "totals"
     BEST = "best"
+    LINEAGE = "lineage"
     # Of what keeps it; looked at by `metta sweep doctor`.
     STORE = "store"
     LOG = "log"

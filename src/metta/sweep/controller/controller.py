@@ -34,6 +34,7 @@ from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepConfig, SweepStatus
+from metta.sweep.model.waiting import WITH_JOB
 from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Placement, Standing, Store
 
 #: With nothing to do, look around this often: for signals, lost jobs, limits of time.
@@ -341,9 +342,9 @@ class SweepController:
         never_taken = ev.JobLost(reason=f"{name} never took it", failure=FailureKind.DISPATCHER_ERROR)
         self._append(
             [
-                Decision(body=never_taken if job_id in granted else gone, run_id=run_id, job_id=job_id)
-                for run_id in sorted(self.state.unfinished)
-                if (job := self.state.runs[run_id].open_job) is not None and (job_id := job.job_id) in lost
+                Decision(body=never_taken if job_id in granted else gone, run_id=run.run_id, job_id=job_id)
+                for run in self.state.waiting_for(*WITH_JOB)
+                if (job := run.open_job) is not None and (job_id := job.job_id) in lost
             ]
         )
 

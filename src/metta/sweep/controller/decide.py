@@ -16,10 +16,12 @@ from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Event
 from metta.sweep.model.fidelity import SECONDS
-from metta.sweep.model.run import JobDefinition, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import Inheritance, JobDefinition, JobInfo, JobStatus, JobType, Outcome, RunInfo
 from metta.sweep.model.state import SweepState, fold
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
+from metta.sweep.model.waiting import WITH_JOB, WITHOUT_JOB, WaitsFor
 from metta.sweep.protocols import (
+    BranchRun,
     CreateRuns,
     Finish,
     Guard,
@@ -28,8 +30,8 @@ from metta.sweep.protocols import (
     Scheduler,
     StartJob,
     StopRun,
-    Suggestion,
 )
+from metta.sweep.schedulers.slots import Slots
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +71,7 @@ def decide(state: SweepState, policy: Policy, *, now: float, capacity: int | Non
         _pause(plan)
     if starting and plan.state.sweep.status is SweepStatus.RUNNING:
         _requeue(plan)
+        _start_wanted(plan, capacity)
         _start(plan, policy, capacity)
     return plan.decisions
 
@@ -91,13 +94,14 @@ def _was_interrupted(run: RunInfo) -> bool:
 def jobs_to_dispatch(state: SweepState) -> list[JobDefinition]:
     """Jobs that were granted and, as far as the log tells, not taken by a dispatcher yet."""
     return [
-        _definition(state.sweep, run, job)
-        for run in _unfinished(state)
-        if (job := run.open_job) is not None and job.state is JobState.GRANTED
+        _definition(state, run, job)
+        for run in state.waiting_for(WaitsFor.DISPATCH)
+        if (job := run.open_job) is not None
     ]
 
 
-def _definition(sweep: SweepMetadata, run: RunInfo, job: JobInfo) -> JobDefinition:
+def _definition(state: SweepState, run: RunInfo, job: JobInfo) -> JobDefinition:
+    sweep = state.sweep
     resources = sweep.config.resources
     policy = sweep.retry_policy(job.type)
     return JobDefinition(
@@ -112,30 +116,43 @@ def _definition(sweep: SweepMetadata, run: RunInfo, job: JobInfo) -> JobDefiniti
         retry_delay_seconds=policy.retry_delay_seconds,
         failure_reasons=run.failure_reasons,
         checkpoints=run.usable_checkpoints,
+        inheritance=_inheritance(state, run) if job.type is JobType.TRAIN else None,
+        keep=job.keep,
         resources=resources if run.memory_gb is None else replace(resources, memory_gb=run.memory_gb),
         until=_until(sweep.config, run, job),
     )
+
+
+def _inheritance(state: SweepState, run: RunInfo) -> Inheritance | None:
+    """What a run has to get from its parent before it can begin; None for those that have something of their own."""
+    parent = run.parent
+    if parent is None or run.checkpoints:
+        return None
+    known = state.runs.get(parent.run_id)
+    found = () if known is None else known.checkpoints
+    older = tuple(checkpoint for checkpoint in found if checkpoint.step <= parent.step)
+    return Inheritance(run_id=parent.run_id, checkpoints=older)
 
 
 def _until(config: SweepConfig, run: RunInfo, job: JobInfo) -> float | None:
     """When a job is to end; of wall time only what is left counts, since each job measures its own."""
     if job.until is None or config.fidelity is None or config.fidelity.resource != SECONDS:
         return job.until
-    return max(job.until - run.cost, 0.0)
+    return max(job.until - run.seconds, 0.0)
 
 
 def jobs_to_stop(state: SweepState) -> dict[str, str]:
     """Ids of the jobs whose runs are given up, with the reasons."""
     return {
         job.job_id: run.stop_reason
-        for run in _unfinished(state)
+        for run in state.waiting_for(WaitsFor.STOP, WaitsFor.DISPATCH)
         if run.stop_reason is not None and (job := run.open_job) is not None
     }
 
 
 def open_jobs(state: SweepState) -> list[str]:
     """Ids of all jobs that may be executing."""
-    return [job.job_id for run in _unfinished(state) if (job := run.open_job) is not None]
+    return [job.job_id for run in state.waiting_for(*WITH_JOB) if (job := run.open_job) is not None]
 
 
 class _Plan:
@@ -161,15 +178,10 @@ class _Plan:
         self.state = fold(self.state, [event])
 
 
-def _unfinished(state: SweepState) -> list[RunInfo]:
-    return sorted((state.runs[run_id] for run_id in state.unfinished), key=lambda run: run.index)
-
-
 def _stop(plan: _Plan) -> None:
     reason = plan.state.sweep.reason or "stopped"
-    for run in _unfinished(plan.state):
-        if run.open_job is None:
-            plan.add(ev.RunCancelled(reason=reason), run_id=run.run_id)
+    for run in plan.state.waiting_for(*WITHOUT_JOB):
+        plan.add(ev.RunCancelled(reason=reason), run_id=run.run_id)
     if not plan.state.unfinished:
         plan.add(ev.SweepEnded(status=SweepStatus.STOPPED, reason=reason))
 
@@ -178,9 +190,8 @@ def _judge(plan: _Plan) -> None:
     """Complete, fail or retry the runs whose job is behind them."""
     sweep = plan.state.sweep
     final = JobStatus.TRAINING_DONE_NO_EVAL if sweep.config.evaluate is None else JobStatus.EVAL_DONE_NOT_COMPLETED
-    for run in _unfinished(plan.state):
-        if run.open_job is not None:
-            continue
+    trained = () if sweep.config.evaluate is not None else (WaitsFor.EVAL_SLOT,)
+    for run in plan.state.waiting_for(WaitsFor.VERDICT, *trained):
         if run.status is final:
             plan.add(_verdict(run, sweep.config), run_id=run.run_id)
         elif run.stop_reason is not None:
@@ -245,10 +256,17 @@ def _is_retried(state: SweepState) -> bool:
 
 
 def _requeue(plan: _Plan) -> None:
-    for run in _unfinished(plan.state):
+    for run in plan.state.waiting_for(WaitsFor.RETRY):
         is_late = bool(run.jobs) and waits_too_long(run, plan.state.sweep.retry_policy(run.jobs[-1].type), plan.now)
         if is_late or is_due(run, plan.now):
             plan.add(ev.RunRequeued(reason="its wait is over"), run_id=run.run_id)
+
+
+def _start_wanted(plan: _Plan, capacity: int | None) -> None:
+    """Train the runs that users want after all; no scheduler is asked, since it has decided against them."""
+    if wanted := [run for run in plan.state.waiting_for(WaitsFor.TRAIN_SLOT) if run.wanted]:
+        for wish in Slots(plan.state, capacity).resume(wanted):
+            _grant(plan, plan.state.runs[wish.run_id], replace(wish, reasons=("the user wants it",)))
 
 
 def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
@@ -261,14 +279,15 @@ def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
         if isinstance(wish, StartJob):
             run = plan.state.runs[wish.run_id]
             if not (ends_paused and run.status is JobStatus.PAUSED):
-                _grant(plan, run, wish.type, wish.reasons, wish.until)
+                _grant(plan, run, wish)
         elif isinstance(wish, StopRun):
             _give_up(plan, plan.state.runs[wish.run_id], wish.reason)
         elif isinstance(wish, Finish):
             end, ends_paused = end or wish.reason, True
         elif refusal is None and not _is_suspicious(plan.state.sweep):
-            suggestions = _suggest(plan, policy.optimizer, wish)
-            if len(suggestions) < wish.count:
+            if isinstance(wish, BranchRun):
+                _branch(plan, policy.optimizer, wish)
+            elif _suggest(plan, policy.optimizer, wish) < wish.count:
                 count = len(plan.state.tried) or plan.state.sweep.run_count
                 end, ends_paused = f"search space exhausted: {count} configurations were tried", True
     if end is not None and ends_paused:
@@ -279,40 +298,68 @@ def _start(plan: _Plan, policy: Policy, capacity: int | None) -> None:
 
 def _leave_paused(plan: _Plan, reason: str) -> None:
     """Stop the runs that wait for a decision once nothing runs any more that could bring one."""
-    runs = _unfinished(plan.state)
-    if all(run.status is JobStatus.PAUSED and run.open_job is None for run in runs):
-        for run in runs:
+    if plan.state.all_wait_for(WaitsFor.PROMOTION):
+        for run in plan.state.waiting_for(WaitsFor.PROMOTION):
             _give_up(plan, run, reason)
 
 
 def _give_up(plan: _Plan, run: RunInfo, reason: str) -> None:
+    if run.wanted:
+        return
     if run.open_job is None:
         plan.add(_stopped(run, reason, plan.state.sweep.config), run_id=run.run_id)
     else:
         plan.add(ev.RunStopRequested(reason=reason), run_id=run.run_id)
 
 
-def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> list[Suggestion]:
-    state = plan.state
-    history = History.of(state, wish.exploration)
-    suggestions = optimizer.suggest(history, wish.count)
-    for index, suggestion in enumerate(suggestions, start=history.count):
-        run_id = ids.run_id(state.sweep.sweep_id, index)
+def _suggest(plan: _Plan, optimizer: Optimizer, wish: CreateRuns) -> int:
+    """Create runs; returns how many there was something to try for."""
+    suggestions = optimizer.suggest(History.of(plan.state, wish.exploration), wish.count)
+    for suggestion in suggestions:
         body = ev.RunCreated(
-            index=index,
+            index=plan.state.sweep.run_count,
             config=suggestion.config,
             reasons=(*suggestion.reasons, *wish.reasons),
             acquisition=suggestion.acquisition,
         )
-        plan.add(body, run_id=run_id)
-        _grant(plan, plan.state.runs[run_id], JobType.TRAIN, wish.reasons, wish.until)
-    return suggestions
+        _create(plan, body, wish)
+    return len(suggestions)
 
 
-def _grant(plan: _Plan, run: RunInfo, job_type: JobType, reasons: tuple[str, ...], until: float | None) -> None:
-    attempt = run.attempts(job_type) + 1
+def _branch(plan: _Plan, optimizer: Optimizer, wish: BranchRun) -> None:
+    """Put a new run, which goes on from another's checkpoint, into the place of one that is given up or has failed."""
+    state, parent = plan.state, wish.parent
+    body = ev.RunCreated(
+        index=state.sweep.run_count,
+        config=wish.config,
+        reasons=wish.reasons,
+        parent=parent,
+        rungs=tuple(rung for rung in state.runs[parent.run_id].rungs if rung.level <= parent.level),
+    )
+    history = replace(History.of(state), parent=parent, fixed=wish.fixed)
+    for suggestion in optimizer.suggest(history, 1) if wish.ask else ():
+        space = state.sweep.config.search_space
+        config = space.completed({**suggestion.config, **wish.fixed}, [0.5] * len(space.dimensions))
+        reasons = (*wish.reasons, *suggestion.reasons)
+        body = replace(body, config=config, reasons=reasons, acquisition=suggestion.acquisition)
+    replaced = state.runs[parent.replaces]
+    if not replaced.status.ended:
+        _give_up(plan, replaced, wish.reasons[0])
+    _create(plan, body, wish)
+
+
+def _create(plan: _Plan, body: ev.RunCreated, wish: CreateRuns | BranchRun) -> None:
+    run_id = ids.run_id(plan.state.sweep.sweep_id, body.index)
+    plan.add(body, run_id=run_id)
+    start = StartJob(run_id=run_id, type=JobType.TRAIN, reasons=wish.reasons, until=wish.until)
+    _grant(plan, plan.state.runs[run_id], start)
+
+
+def _grant(plan: _Plan, run: RunInfo, wish: StartJob) -> None:
+    attempt = run.attempts(wish.type) + 1
+    until = None if run.wanted else wish.until
     plan.add(
-        ev.JobGranted(job_type=job_type, attempt=attempt, reasons=reasons, until=until),
+        ev.JobGranted(job_type=wish.type, attempt=attempt, reasons=wish.reasons, until=until, keep=wish.keep),
         run_id=run.run_id,
-        job_id=ids.job_id(run.run_id, job_type, attempt),
+        job_id=ids.job_id(run.run_id, wish.type, attempt),
     )

@@ -9,6 +9,7 @@ from metta.sweep.model.events import RunFailed, RunRetryScheduled
 from metta.sweep.model.run import UNCOUNTED_FAILURES, FailureKind, JobInfo, JobStatus, RetryPolicy, RunInfo
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.model.waiting import WaitsFor
 
 #: A run whose jobs were lost this often in a row, none of them having saved a checkpoint, takes its agent down with it
 #: (by exhausting memory, say) and is given up.
@@ -114,5 +115,5 @@ def may_dispatch(sweep: SweepMetadata, now: float) -> bool:
 
 def next_deadline(state: SweepState) -> float | None:
     """When something is due that no event will announce."""
-    times = [state.runs[run_id].retry_at for run_id in state.unfinished]
+    times = [state.runs[run_id].retry_at for run_id in state.waiting[WaitsFor.RETRY]]
     return min((at for at in [*times, state.sweep.dispatch_at] if at is not None), default=None)

@@ -16,6 +16,7 @@ from metta.sweep.controller.decide import Decision, reported_by_last_job
 from metta.sweep.errors import ConfigError, NotFoundError
 from metta.sweep.model import events as ev
 from metta.sweep.model.run import JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run_transitions import REQUEUED_FROM
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata, SweepStatus
 
@@ -59,8 +60,12 @@ def amend(state: SweepState, changes: Mapping[str, Any]) -> list[Decision]:
     Args:
         state: The sweep.
         changes: Fields of `AMENDABLE` with their new values, in JSON's terms.
+
+    Raises:
+        ConfigError: the metric would change, and runs have come to levels of which only the old one is known.
     """
     config = msgspec.convert({**msgspec.to_builtins(state.sweep.config), **changes}, SweepConfig)
+    _check_metric(state, config)
     reason = f"the sweep was amended: {', '.join(sorted(changes))}"
     runs = dict(state.runs)
     decisions: list[Decision] = []
@@ -78,6 +83,16 @@ def amend(state: SweepState, changes: Mapping[str, Any]) -> list[Decision]:
         best_score=best.score if best is not None else None,
     )
     return [*decisions, Decision(body=body)]
+
+
+def _check_metric(state: SweepState, config: SweepConfig) -> None:
+    before = state.sweep.config.metric
+    if config.metric != before and any(run.rungs for run in state.runs.values()):
+        raise ConfigError(
+            f"metric: cannot change from {before!r} to {config.metric!r} once runs have come to levels of the "
+            f"fidelity, since what they had reached there is known of {before!r} alone; start another sweep with "
+            "--name NAME"
+        )
 
 
 def _rescored(run: RunInfo, config: SweepConfig, reason: str) -> list[Decision]:
@@ -127,6 +142,8 @@ def resume_sweep(sweep: SweepMetadata, changes: Mapping[str, Any]) -> list[Decis
 def resume_run(sweep: SweepMetadata, run: RunInfo, checkpoint: int | None) -> list[Decision]:
     """Try a run again that failed or was cancelled, from its last checkpoint or the one of that step.
 
+    One that was stopped, or waits at a level, goes on from there to its end, whatever the search thinks of it.
+
     Raises:
         NotFoundError: it has no such checkpoint.
         ConfigError: it is not over, or has its result.
@@ -136,7 +153,8 @@ def resume_run(sweep: SweepMetadata, run: RunInfo, checkpoint: int | None) -> li
         raise NotFoundError(
             f"run {run.run_id} has no checkpoint of step {checkpoint}; it has: {', '.join(steps) or 'none'}"
         )
-    if run.status not in {JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.RETRYING}:
-        raise ConfigError(f"run {run.run_id} is {run.status}; only FAILED, CANCELLED and RETRYING runs can be resumed")
+    if run.status not in REQUEUED_FROM:
+        *others, last = sorted(REQUEUED_FROM)
+        raise ConfigError(f"run {run.run_id} is {run.status}; only {', '.join(others)} and {last} runs can be resumed")
     body = ev.RunRequeued(reason="the user asked", checkpoint=checkpoint)
     return [*resume_sweep(sweep, {}), Decision(body=body, run_id=run.run_id)]

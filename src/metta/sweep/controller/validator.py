@@ -18,6 +18,7 @@ from metta.sweep.model import events as ev
 from metta.sweep.model.run import FailureKind, JobInfo, JobState, JobStatus, RunInfo
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
+from metta.sweep.model.waiting import WaitsFor
 from metta.sweep.protocols import Heartbeat
 
 #: Sums of floating-point numbers in another order differ by so much.
@@ -92,7 +93,7 @@ class StateValidator(msgspec.Struct, frozen=True, kw_only=True):
         world = _World(self, state, now=now, heartbeats=heartbeats, held=held, controlled=controlled)
         runs = sorted(state.runs.values(), key=lambda run: run.index)
         issues = [issue for run in runs for issue in world.issues_of(run)]
-        return [*issues, *world.stray_jobs(), *world.clocks(), *_totals(state), *_best(state)]
+        return [*issues, *world.stray_jobs(), *world.clocks(), *_totals(state), *_best(state), *_lineage(state)]
 
     def check_unfinished(
         self,
@@ -107,10 +108,10 @@ class StateValidator(msgspec.Struct, frozen=True, kw_only=True):
         """As `check`, of unfinished runs alone: what a controller does at each step must not grow with what is done.
 
         With `sound`, an earlier state in which nothing was wrong, runs that are as they were then are not looked
-        through again; hundreds may be paused.
+        through again; thousands may be paused.
         """
         world = _World(self, state, now=now, heartbeats=heartbeats, held=held, controlled=controlled, sound=sound)
-        runs = sorted((state.runs[run_id] for run_id in state.unfinished), key=lambda run: run.index)
+        runs = sorted(world.doubtful(), key=lambda run: run.index)
         return [*(issue for run in runs for issue in world.issues_of(run)), *world.stray_jobs()]
 
 
@@ -130,8 +131,8 @@ class _World:
     ) -> None:
         self._limits = limits
         # Another configuration may find fault with the same runs.
-        self._is_known_sound = sound is not None and sound.sweep.config is state.sweep.config
-        self._sound = sound
+        is_same = sound is not None and sound.sweep.config is state.sweep.config
+        self._sound: Mapping[str, RunInfo] = sound.runs if sound is not None and is_same else {}
         self._state = state
         self._now = now
         self._beats = None if heartbeats is None else {beat.host: beat.at for beat in heartbeats}
@@ -139,9 +140,18 @@ class _World:
         self._controlled = controlled
         self._is_paused = state.sweep.status is SweepStatus.PAUSED
 
+    def doubtful(self) -> list[RunInfo]:
+        """Unfinished runs with which something may be wrong: time alone does nothing to those that are paused."""
+        return [
+            run
+            for run_id, waits_for in self._state.unfinished.items()
+            if (run := self._state.runs[run_id]) is not self._sound.get(run_id) or waits_for is not WaitsFor.PROMOTION
+        ]
+
     def issues_of(self, run: RunInfo) -> Iterator[Issue]:
         sweep = self._state.sweep
-        flaws = [] if self._was_sound(run) else flaws_of(run, sweep.config.metric, is_over=sweep.status.ended)
+        was_sound = self._sound.get(run.run_id) is run
+        flaws = [] if was_sound else flaws_of(run, sweep.config.metric, is_over=sweep.status.ended)
         yield from map(_flawed, flaws)
         run = flaws[-1].after if flaws else run
         if run.status.ended:
@@ -153,9 +163,6 @@ class _World:
             yield from self._not_dispatched(run, job)
         else:
             yield from self._lost(run, job)
-
-    def _was_sound(self, run: RunInfo) -> bool:
-        return self._is_known_sound and self._sound is not None and self._sound.runs.get(run.run_id) is run
 
     def _undecided(self, run: RunInfo) -> Iterator[Issue]:
         failed_at = run.jobs[-1].ended_at if run.jobs else None
@@ -235,9 +242,11 @@ class _World:
 
     def stray_jobs(self) -> Iterator[Issue]:
         """Jobs that run although the log has given them up, or never heard of them."""
+        if not self._held:
+            return
         runs = (self._state.runs[run_id] for run_id in self._state.unfinished)
         known = {job.job_id for run in runs if (job := run.open_job) is not None}
-        for job_id in sorted((self._held or frozenset()) - known):
+        for job_id in sorted(self._held - known):
             yield Issue(
                 kind=IssueKind.STRAY_JOB,
                 problem="the dispatcher runs a job that is over, or unknown, as far as the log tells",
@@ -373,3 +382,21 @@ def _best_after(sweep: SweepMetadata, run: RunInfo) -> SweepMetadata:
     if score is None or not sweep.is_better(score):
         return sweep
     return msgspec.structs.replace(sweep, best_run_id=run.run_id, best_score=score)
+
+
+def _lineage(state: SweepState) -> Iterator[Issue]:
+    """Runs that go on from others, which must have been there before them."""
+    for run in sorted(state.runs.values(), key=lambda run: run.index):
+        others = () if run.parent is None else (run.parent.run_id, run.parent.replaces)
+        for other in sorted({other for other in others if not _is_older(state, other, run)}):
+            yield Issue(
+                kind=IssueKind.LINEAGE,
+                problem=f"it comes after run {other}, which is no earlier run of the sweep",
+                remedy="no event mends it: the log itself says so; please report it",
+                run_id=run.run_id,
+            )
+
+
+def _is_older(state: SweepState, run_id: str, than: RunInfo) -> bool:
+    known = state.runs.get(run_id)
+    return known is not None and known.index < than.index

@@ -8,33 +8,43 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
 
 from metta.sweep.controller.decide import jobs_to_dispatch
 from metta.sweep.controller.retries import next_deadline
-from metta.sweep.errors import ConfigError, InvalidTransition, SearchSpaceError, SweepError
+from metta.sweep.dispatchers.job_models import Course, JobModel, MadeUpJobs, Report, generator_of, resumed_from
+from metta.sweep.errors import ConfigError, InvalidTransition, SweepError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.fidelity import SECONDS
-from metta.sweep.model.run import FailureKind, JobDefinition, JobState, JobType, Outcome
+from metta.sweep.model.run import FailureKind, Inheritance, JobDefinition, JobState, JobType, Outcome
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.model.waiting import WITH_JOB
 from metta.sweep.protocols import Placement, Standing, Store
 from metta.sweep.stores.memory import MemoryStore
+
+__all__ = [
+    "Course",
+    "JobModel",
+    "MadeUpJobs",
+    "Report",
+    "SimulatedClock",
+    "SimulatedDispatcher",
+    "SimulatedStore",
+    "resumed_from",
+]
 
 #: Where simulated controllers and jobs run; and what no process of Linux has for an id, should one be signalled.
 _HOST, _PID = "simulated", 2**22 + 1
 _AGENT, _CONTROLLER = f"agent@{_HOST}", f"controller@{_HOST}"
-#: Five seconds with a thousand runs under way: what a step costs grows with them, and how often it is worth it falls.
-_REACTION_S_A_RUN = 0.005
+#: Five seconds with a thousand jobs under way: what a step costs grows with them, and how often it is worth it falls.
+_REACTION_S_A_JOB = 0.005
 #: Waits in a row for nothing at all, half a virtual second each: the controller waits for what will never come.
 _MOST_IDLE_WAITS = 10_000
 
@@ -88,7 +98,7 @@ class SimulatedStore(MemoryStore):
     Args:
         clock: The time.
         reaction_s: A controller that waits notices what happens after so long, and with it all that happens meanwhile;
-            where hundreds of runs are under way after longer, or there would be a step for each of their reports.
+            where hundreds of jobs are under way after longer, or there would be a step for each of their reports.
     """
 
     url = "memory://simulated"
@@ -97,18 +107,10 @@ class SimulatedStore(MemoryStore):
         super().__init__()
         self._clock = clock
         self._reaction_s = reaction_s
-        self._simulated_ids: dict[str, str] = {}
         self._idle_waits = 0
 
-    def append(
-        self, events: Sequence[Event], *, fence: int | None = None, expected_seq: int | None = None
-    ) -> list[Event]:
-        """See `Store.append`."""
-        return super().append(list(map(self._simulated, events)), fence=fence, expected_seq=expected_seq)
-
-    def _simulated(self, event: Event) -> Event:
-        number = len(self._simulated_ids)
-        event_id = self._simulated_ids.setdefault(event.id, f"00000000-0000-7000-8000-{number:012x}")
+    def _as_written(self, event: Event, number: int) -> Event:
+        event_id = f"00000000-0000-7000-8000-{number:012x}"
         if not event.actor.startswith("controller"):
             return replace(event, id=event_id)
         body = event.body
@@ -129,7 +131,7 @@ class SimulatedStore(MemoryStore):
         if deadline is not None and deadline > self._clock.now() and (due is None or deadline <= due):
             self._clock.advance_to(deadline)
         elif due is not None:
-            reaction_s = max(self._reaction_s, _REACTION_S_A_RUN * len(self.state(sweep_id).unfinished))
+            reaction_s = max(self._reaction_s, _REACTION_S_A_JOB * self.state(sweep_id).count_waiting(*WITH_JOB))
             self._clock.advance_to(max(due, self._clock.now()) + reaction_s)
         else:
             self._wait_for_nothing(sweep_id, timeout_s)
@@ -147,106 +149,6 @@ class SimulatedStore(MemoryStore):
                 f"ended (its runs: {runs}); its scheduler wishes for nothing, or nobody takes its jobs"
             )
         self._clock.advance_to(self._clock.now() + timeout_s)
-
-
-# ----------------------------------------------------------------------------------------------------- models of jobs
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What a job measures on its way."""
-
-    #: Since it began.
-    seconds: float
-    metrics: dict[str, float]
-
-
-class Course(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job does if nobody stops it."""
-
-    #: In the order of their times.
-    reports: Sequence[Report] = ()
-    #: Of its end, since it began.
-    seconds: float
-    outcome: Outcome = Outcome.SUCCEEDED
-    failure: FailureKind | None = None
-    error: str | None = None
-    #: As of `JobExited`: equal for failures that are one and the same fault.
-    signature: str | None = None
-
-
-class JobModel(Protocol):
-    """Says what a job would do: a function of the job alone, such as one over the table of a benchmark.
-
-    A job goes on from `resumed_from(job)`; up to where it is to train (`job.until`), the dispatcher sees to.
-    """
-
-    def __call__(self, job: JobDefinition) -> Course:
-        """Its whole course, to the end of the training."""
-        ...
-
-
-def resumed_from(job: JobDefinition) -> int:
-    """The step, in terms of the sweep's resource, from which a job goes on; 0 from the beginning."""
-    return job.checkpoints[-1].step if job.checkpoints and job.type is JobType.TRAIN else 0
-
-
-def _rng(seed: int, *names: str) -> np.random.Generator:
-    key = tuple(zlib.crc32(name.encode()) for name in names)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-
-
-class MadeUpJobs:
-    """A `JobModel` for want of a better one: everything about it is made up, and says nothing about the real jobs.
-
-    A configuration is the better the nearer it is to a point of the space that the sweep's seed decides, give or take
-    a little noise; its curve approaches that from a chance result, and it takes from half to twice `seconds`.
-
-    Args:
-        config: Of the sweep.
-        seconds: What a whole training takes about; an evaluation takes a tenth.
-        reports: In a whole training.
-    """
-
-    def __init__(self, config: SweepConfig, seconds: float = 600.0, reports: int = 10) -> None:
-        self._config = config
-        self._seconds = seconds
-        fidelity = config.fidelity
-        self._maximum = float(reports) if fidelity is None else fidelity.maximum
-        even = [self._maximum * (step + 1) / reports for step in range(reports)]
-        self._levels = sorted({*even, *(() if fidelity is None else fidelity.levels)})
-        self._best = _rng(config.seed, "best").random(len(config.search_space.dimensions))
-
-    def __call__(self, job: JobDefinition) -> Course:
-        """See `JobModel`."""
-        config = self._config
-        rng = _rng(config.seed, repr(sorted(job.config.items())))
-        quality = self._quality(job) + 0.02 * float(rng.standard_normal())
-        whole_s = self._seconds * 2 ** float(rng.uniform(-1, 1))
-        if job.type is JobType.EVAL:
-            return Course(reports=[Report(whole_s / 10, {config.metric: self._value(quality)})], seconds=whole_s / 10)
-        begun = float(resumed_from(job))
-        resource = None if config.fidelity is None else config.fidelity.resource
-        if resource == SECONDS:
-            whole_s = self._maximum
-        reports: list[Report] = []
-        for level in self._levels:
-            if level > begun or level == self._maximum:
-                share = level / self._maximum
-                metrics = {config.metric: self._value(quality * (1 - float(np.exp(-4 * share))))}
-                if resource not in {None, SECONDS}:
-                    metrics[str(resource)] = level
-                reports.append(Report(max(0.0, level - begun) / self._maximum * whole_s, metrics))
-        return Course(reports=reports, seconds=reports[-1].seconds)
-
-    def _quality(self, job: JobDefinition) -> float:
-        try:
-            point = np.array(self._config.search_space.encode(job.config))
-        except SearchSpaceError:  # the space was amended since
-            return 0.5
-        return float(np.exp(-2 * np.sum((point - self._best) ** 2)))
-
-    def _value(self, quality: float) -> float:
-        return quality if self._config.direction == "maximize" else 1.0 - quality
 
 
 # --------------------------------------------------------------------------------------------------------- dispatcher
@@ -443,6 +345,10 @@ class SimulatedDispatcher:
     def _plan(self, job: JobDefinition, now: float, *, is_started: bool) -> Iterator[tuple[float, ev.Body]]:
         """All that happens to a job nobody cancels, with its times."""
         began = now if is_started else now + self._startup_s
+        if job.inheritance is not None:
+            yield began, _copied(job, job.inheritance)
+            if not job.inheritance.checkpoints:
+                return
         if not is_started:
             yield began, ev.JobStarted(host=_HOST, pid=_PID, log="")
         course = self._troubled(self._model(job), job)
@@ -474,13 +380,13 @@ class SimulatedDispatcher:
             # Each job measures its own time, and is told what its run has left of it.
             return int(resumed_from(job) + report.seconds) if report.seconds >= job.until else None
         reached = report.metrics.get(fidelity.resource)
-        return None if reached is None or reached < job.until else int(reached)
+        return int(reached) if reached is not None and job.until <= reached < fidelity.maximum else None
 
     def _troubled(self, course: Course, job: JobDefinition) -> Course:
         """What becomes of a course by bad luck."""
         if not (self._failure_rate or self._preemption_rate or self._straggler_rate):
             return course
-        failure, preemption, straggling, share = map(float, _rng(self._seed, job.job_id).random(4))
+        failure, preemption, straggling, share = map(float, generator_of(self._seed, job.job_id).random(4))
         if straggling < self._straggler_rate:
             factor = self._straggler_factor
             reports = [Report(report.seconds * factor, report.metrics) for report in course.reports]
@@ -498,3 +404,20 @@ class SimulatedDispatcher:
 def _checkpoint(job: JobDefinition, step: int) -> ev.CheckpointSaved:
     made_up = hashlib.sha256(f"{job.job_id}:{step}".encode()).hexdigest()
     return ev.CheckpointSaved(step=step, path=f"checkpoints/simulated-{step}", sha256=made_up, size_bytes=0)
+
+
+def _copied(job: JobDefinition, inheritance: Inheritance) -> ev.CheckpointCopied | ev.JobExited:
+    """What the agent says before it starts a job that goes on from another run's checkpoint."""
+    if not inheritance.checkpoints:
+        error = f"run {inheritance.run_id}, from which it was to go on, has no checkpoint"
+        return ev.JobExited(outcome=Outcome.FAILED, error=error, failure=FailureKind.USER_ERROR)
+    parent = inheritance.checkpoints[-1]
+    saved = _checkpoint(job, parent.step)
+    return ev.CheckpointCopied(
+        source=inheritance.run_id,
+        step=parent.step,
+        path=saved.path,
+        sha256=parent.sha256,
+        size_bytes=0,
+        score=parent.score,
+    )

@@ -23,7 +23,7 @@ from metta.sweep.display.views import (
     strategy_text,
 )
 from metta.sweep.model.events import Event, reasons_of
-from metta.sweep.model.run import Checkpoint, JobInfo, JobStatus, RunInfo
+from metta.sweep.model.run import Checkpoint, JobInfo, JobStatus, Parent, RunInfo
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Heartbeat
 
@@ -91,6 +91,8 @@ def run_view(
     if run.score is not None:
         is_best = " (the best)" if run.run_id == sweep.best_run_id else ""
         rows.append(("score", Text(f"{sweep.config.metric}={number(run.score)}{is_best}", style="bold")))
+    if run.parent is not None:
+        rows.append(("parent", _parent_line(run.parent, sweep)))
     if run.stop_reason is not None:
         rows.append(("stopped", Text(run.stop_reason, style=STYLES[JobStatus.STOPPED])))
     rows += [("failure", Text(reason, style="red")) for reason in run.failure_reasons]
@@ -101,6 +103,12 @@ def run_view(
     rows += [("log", job.log) for job in run.jobs if job.log]
     rows += [("checkpoint", _checkpoint_line(checkpoint, sweep, now)) for checkpoint in run.checkpoints]
     return facts(rows)
+
+
+def _parent_line(parent: Parent, sweep: SweepMetadata) -> str:
+    fidelity = sweep.config.fidelity
+    resource = "" if fidelity is None else f"{fidelity.resource} {parent.level:g}, "
+    return f"{parent.run_id}, from {resource}step {parent.step}; in the place of {parent.replaces}"
 
 
 def _checkpoint_line(checkpoint: Checkpoint, sweep: SweepMetadata, now: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metta.sweep.model.state import SweepState
+from metta.sweep.model.waiting import WITH_JOB
 from metta.sweep.protocols import Refusal
 
 
@@ -25,7 +26,7 @@ class BudgetLimit:
         limit = state.sweep.config.budget_hours
         if limit is None:
             return None
-        running = (state.runs[run_id].open_job for run_id in state.unfinished)
+        running = (run.open_job for run in state.waiting_for(*WITH_JOB))
         elapsed_s = sum(max(0.0, now - job.started_at) for job in running if job and job.started_at is not None)
         spent_hours = (state.sweep.cost + elapsed_s) / 3600
         if spent_hours < limit:

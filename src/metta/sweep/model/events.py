@@ -13,12 +13,13 @@ import msgspec
 
 from metta.sweep.model.acquisition import Acquisition
 from metta.sweep.model.ids import new_event_id
-from metta.sweep.model.run import FailureKind, JobType, Outcome
+from metta.sweep.model.run import FailureKind, JobType, Outcome, Parent, Rung
 from metta.sweep.model.space import Config
 from metta.sweep.model.sweep import SweepConfig, SweepStatus
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+# Made by the hundred thousand, as in `run.py`, and plain data without cycles: the garbage collector need not search it.
+class _Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pass
 
 
@@ -96,6 +97,9 @@ class RunCreated(_Body, frozen=True, kw_only=True, tag="run_created"):
     reasons: tuple[str, ...] = ()
     #: Of optimizers with a model: what it said.
     acquisition: Acquisition | None = None
+    #: Of a run that goes on from another's checkpoint, and the levels that this one had come to by then.
+    parent: Parent | None = None
+    rungs: tuple[Rung, ...] = ()
 
 
 class JobGranted(_Body, frozen=True, kw_only=True, tag="job_granted"):
@@ -106,6 +110,7 @@ class JobGranted(_Body, frozen=True, kw_only=True, tag="job_granted"):
     reasons: tuple[str, ...] = ()
     #: As of JobDefinition.
     until: float | None = None
+    keep: tuple[int, ...] = ()
 
 
 class JobDispatched(_Body, frozen=True, kw_only=True, tag="job_dispatched"):
@@ -172,6 +177,23 @@ class CheckpointSaved(_Body, frozen=True, kw_only=True, tag="checkpoint_saved"):
     size_bytes: int
 
 
+class CheckpointCopied(_Body, frozen=True, kw_only=True, tag="checkpoint_copied"):
+    """The agent gave a run that has not begun yet a copy of its parent's checkpoint, to go on from.
+
+    The copy is on the disk, and was compared with what the parent had saved, before this was written.
+    """
+
+    #: The parent.
+    source: str
+    step: int
+    #: Relative to the folder of the run that has it now.
+    path: str
+    sha256: str
+    size_bytes: int
+    #: Value of the sweep's metric when the parent saved it.
+    score: float | None = None
+
+
 class CheckpointDeleted(_Body, frozen=True, kw_only=True, tag="checkpoint_deleted"):
     """A checkpoint is no more: the retention rules let it go, or it was found damaged."""
 
@@ -228,7 +250,10 @@ class RunCancelled(_Body, frozen=True, kw_only=True, tag="run_cancelled"):
 
 
 class RunRequeued(_Body, frozen=True, kw_only=True, tag="run_requeued"):
-    """A run is to be tried again: its wait is over, it was interrupted, or the user wants it."""
+    """A run is to be tried again: its wait is over, it was interrupted, or the user wants it.
+
+    Only users requeue a run that was stopped or waits at a level: from then on it is `RunInfo.wanted`.
+    """
 
     reason: str
     #: The step of the checkpoint to go on from; None for the last one.
@@ -287,6 +312,7 @@ Body: TypeAlias = (
     | JobExited
     | JobLost
     | CheckpointSaved
+    | CheckpointCopied
     | CheckpointDeleted
     | RunCompleted
     | RunFailed
@@ -302,7 +328,7 @@ Body: TypeAlias = (
 )
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One entry of the log: what happened, to what, when, and who says so."""
 
     #: UUIDv7; makes an append idempotent.

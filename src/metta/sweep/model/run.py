@@ -191,7 +191,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     score: float | None = None
 
 
-class Rung(msgspec.Struct, frozen=True, kw_only=True):
+class Rung(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a run had reached when it came to a level of its sweep's `Fidelity`."""
 
     level: float
@@ -201,6 +201,18 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
 
 
+class Parent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a run comes from that goes on from another's checkpoint."""
+
+    run_id: str
+    #: How far the parent was trained by then, in the sweep's resource: a level of its `Fidelity`.
+    level: float
+    #: Of the checkpoint.
+    step: int
+    #: The run whose place in the population it takes: that was given up for it, or had failed.
+    replaces: str
+
+
 class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag="damaged"):
     """A checkpoint that the log lists and nobody can use any more."""
 
@@ -208,6 +220,14 @@ class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag="damaged"):
     #: As listed; by now it is another one's if the step was saved again.
     path: str
     reason: str
+
+
+class Inheritance(msgspec.Struct, frozen=True, kw_only=True):
+    """The checkpoints of another run, one of which a job has to have a copy of before it starts."""
+
+    run_id: str
+    #: Oldest first, the one that is wanted last; those before it stand in for it where it is damaged.
+    checkpoints: tuple[Checkpoint, ...]
 
 
 class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,12 +246,16 @@ class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
     failure_reasons: tuple[str, ...] = ()
     #: What this attempt may go on from, oldest first.
     checkpoints: tuple[Checkpoint, ...] = ()
+    #: Where it gets one from, of a run that goes on from another's and has none of its own yet.
+    inheritance: Inheritance | None = None
+    #: Steps of checkpoints that the retention rules leave alone, since other runs may have to go on from them.
+    keep: tuple[int, ...] = ()
     resources: Resources = Resources()
     #: It is to train until its resource reaches this; None for a whole training.
     until: float | None = None
 
 
-class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One attempt at a job, as far as the log tells."""
 
     job_id: str
@@ -252,6 +276,7 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signature: str | None = None
     #: As of JobDefinition.
     until: float | None = None
+    keep: tuple[int, ...] = ()
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -263,7 +288,7 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float = 0.0
 
 
-class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One configuration and everything that came of it."""
 
     sweep_id: str
@@ -272,6 +297,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: int
     config: Config
     created_at: float
+    #: Of a run that goes on from another's checkpoint.
+    parent: Parent | None = None
     status: JobStatus = JobStatus.PENDING
     #: The latest value of each metric reported.
     metrics: dict[str, float] = {}
@@ -300,16 +327,29 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The metric's last value of a run that failed or was stopped.
     partial_score: float | None = None
     undone: Undone | None = None
-    #: The most of the sweep's resource that it has reported, and the levels that it has come to, ascending.
+    #: The most of the sweep's resource that it has reported, and the levels that it has come to, ascending; those of
+    #: its parent, up to where it goes on from, included.
     progress: float | None = None
     rungs: tuple[Rung, ...] = ()
     #: Why the search gives it up; its job, if it has one, is being stopped.
     stop_reason: str | None = None
+    #: The user wants it after all: it is trained to its end, whatever the search thinks of it.
+    wanted: bool = False
 
     @property
     def open_job(self) -> JobInfo | None:
         """The attempt that may be executing now; at most one is."""
         return self.jobs[-1] if self.jobs and self.jobs[-1].state.open else None
+
+    @property
+    def inherited(self) -> int:
+        """How many of the rungs are its parent's."""
+        return 0 if self.parent is None else sum(rung.level <= self.parent.level for rung in self.rungs)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time that its training has taken so far, its parent's up to where it goes on from included."""
+        return self.cost if self.parent is None else self.parent.level + self.cost
 
     def attempts(self, job_type: JobType) -> int:
         """Number of attempts so far at this kind of job."""

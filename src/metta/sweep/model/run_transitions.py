@@ -16,8 +16,22 @@ from metta.sweep.model.sweep_transitions import check_finite, check_plain, refus
 
 
 def created(event: Event, run_id: str, body: ev.RunCreated) -> RunInfo:
-    """A new run."""
-    return RunInfo(sweep_id=event.sweep_id, run_id=run_id, index=body.index, config=body.config, created_at=event.at)
+    """A new run. What it has from a parent stands in the event: the parent itself may not be at hand."""
+    parent = body.parent
+    if parent is not None:
+        check_finite(event, {"level": parent.level, **{f"rung {each.level:g}": each.value for each in body.rungs}})
+        if run_id in {parent.run_id, parent.replaces}:
+            raise refused(event, "it would come from itself")
+    return RunInfo(
+        sweep_id=event.sweep_id,
+        run_id=run_id,
+        index=body.index,
+        config=body.config,
+        created_at=event.at,
+        parent=parent,
+        progress=None if parent is None else parent.level,
+        rungs=body.rungs,
+    )
 
 
 #: Of the reasons why a run's attempts failed the first is kept, and the latest.
@@ -43,7 +57,14 @@ def _job_granted(run: RunInfo, event: Event, body: ev.JobGranted) -> RunInfo:
     if any(job.job_id == event.job_id for job in run.jobs):
         raise refused(event, "it was granted before")
     check_finite(event, {"until": body.until})
-    job = JobInfo(job_id=event.job_id, type=body.job_type, attempt=body.attempt, granted_at=event.at, until=body.until)
+    job = JobInfo(
+        job_id=event.job_id,
+        type=body.job_type,
+        attempt=body.attempt,
+        granted_at=event.at,
+        until=body.until,
+        keep=body.keep,
+    )
     return replace(run, status=_BEFORE[body.job_type], jobs=(*run.jobs, job))
 
 
@@ -155,6 +176,24 @@ def _checkpoint_saved(run: RunInfo, event: Event, body: ev.CheckpointSaved) -> R
     )
 
 
+def _checkpoint_copied(run: RunInfo, event: Event, body: ev.CheckpointCopied) -> RunInfo:
+    job = _current_job(run, event)
+    if job.state is JobState.RUNNING or run.parent is None or run.parent.run_id != body.source:
+        raise refused(event, f"run {run.run_id} is {run.status}, its parent {run.parent and run.parent.run_id}")
+    check_finite(event, {"score": body.score})
+    checkpoint = Checkpoint(
+        step=body.step,
+        path=body.path,
+        sha256=body.sha256,
+        size_bytes=body.size_bytes,
+        at=event.at,
+        job_id=job.job_id,
+        score=body.score,
+    )
+    others = [other for other in run.checkpoints if other.step != body.step]
+    return replace(run, checkpoints=tuple(sorted([*others, checkpoint], key=lambda each: each.step)))
+
+
 def with_score(run: RunInfo, metric: str, step: int) -> RunInfo:
     """A checkpoint just saved, with what its run had reached by then."""
     score = run.metrics.get(metric)
@@ -175,7 +214,7 @@ def with_progress(
         return run
     resource = body.metrics.get(fidelity.resource)
     if fidelity.resource == SECONDS:
-        resource = run.cost + max(0.0, event.at - (event.at if job.started_at is None else job.started_at))
+        resource = run.seconds + max(0.0, event.at - (event.at if job.started_at is None else job.started_at))
     if resource is None or (run.progress is not None and resource <= run.progress):
         return run
     return _come_to(run, fidelity, metric, resource, event.seq)
@@ -255,11 +294,14 @@ def _run_cancelled(run: RunInfo, event: Event, body: ev.RunCancelled) -> RunInfo
     return _ended(_waiting(run, event), JobStatus.CANCELLED, event, body.reason)
 
 
-_REQUEUED_FROM = frozenset({JobStatus.CANCELLED, JobStatus.RETRYING, JobStatus.FAILED})
+#: The search has decided against these, or not for them yet: who requeues them outranks it.
+_WANTED_FROM = frozenset({JobStatus.STOPPED, JobStatus.PAUSED})
+#: What can be tried again.
+REQUEUED_FROM = frozenset({JobStatus.CANCELLED, JobStatus.RETRYING, JobStatus.FAILED}) | _WANTED_FROM
 
 
 def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
-    if run.status not in _REQUEUED_FROM:
+    if run.status not in REQUEUED_FROM:
         raise refused(event, f"run {run.run_id} is {run.status}")
     if body.checkpoint is not None and all(body.checkpoint != each.step for each in run.checkpoints):
         steps = ", ".join(str(each.step) for each in run.checkpoints) or "none"
@@ -279,6 +321,7 @@ def _run_requeued(run: RunInfo, event: Event, body: ev.RunRequeued) -> RunInfo:
         partial_score=None,
         resume_from=resume_from,
         stop_reason=None,
+        wanted=run.wanted or run.status in _WANTED_FROM,
     )
 
 
@@ -349,6 +392,7 @@ RUN_TRANSITIONS: dict[type, _RunTransition] = {
     ev.JobExited: _job_exited,
     ev.JobLost: _job_lost,
     ev.CheckpointSaved: _checkpoint_saved,
+    ev.CheckpointCopied: _checkpoint_copied,
     ev.CheckpointDeleted: _checkpoint_deleted,
     ev.RunCompleted: _run_completed,
     ev.RunFailed: _run_failed,

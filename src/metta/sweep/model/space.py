@@ -164,11 +164,16 @@ class SearchSpace(msgspec.Struct, frozen=True, dict=True):
         """The configuration at a point of the unit cube, whose axes are `dimensions`."""
         if len(units) != len(self.dimensions):
             raise SearchSpaceError(f"a point needs {len(self.dimensions)} coordinates, got {len(units)}")
+        return self.completed({}, units)
+
+    def completed(self, wanted: Mapping[str, Any], units: Sequence[float]) -> Config:
+        """The configuration with these values, as far as their parameters exist in it; all else is as at the point."""
         place = dict(zip(self.dimensions, units, strict=True))
         values: Config = {}
         for name in self.resolution_order:
             if self.is_active(name, values):
-                values[name] = self.parameters[name].decode(place.get(name, 0.5))
+                here = self.parameters[name].decode(place.get(name, 0.5))
+                values[name] = wanted.get(name, here)
         return {name: values[name] for name in self.parameters if name in values}
 
     def encode(self, config: Mapping[str, Any]) -> list[float]:

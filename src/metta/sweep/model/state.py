@@ -28,6 +28,7 @@ from metta.sweep.model.run_transitions import (
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.model.sweep_transitions import SWEEP_TRANSITIONS, learned, refused
 from metta.sweep.model.trail import Trail
+from metta.sweep.model.waiting import WaitsFor, waits_for
 
 
 class SweepState(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +36,13 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
 
     metadata: SweepMetadata | None = None
     runs: immutables.Map[str, RunInfo] = immutables.Map()
-    #: Ids of the runs that have not ended: all that the controller has to think about.
-    unfinished: immutables.Map[str, None] = immutables.Map()
+    #: Ids of the runs that have not ended, each with what it waits for.
+    unfinished: immutables.Map[str, WaitsFor] = immutables.Map()
+    #: The same the other way round, so that whoever decides looks only at the runs that it decides about: thousands may
+    #: wait for something else.
+    waiting: immutables.Map[WaitsFor, immutables.Map[str, None]] = immutables.Map(
+        (what, immutables.Map()) for what in WaitsFor
+    )
     #: In finite spaces, the keys of all configurations tried (`SearchSpace.key`), so that none is tried twice, each
     #: with the first run that did; runs that were rolled back do not count.
     tried: immutables.Map[bytes, str] = immutables.Map()
@@ -53,6 +59,19 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
     def seq(self) -> int:
         """Sequence number of the last event folded; 0 before the first."""
         return self.metadata.seq if self.metadata else 0
+
+    def waiting_for(self, *what: WaitsFor) -> list[RunInfo]:
+        """The runs that wait for one of these, by index."""
+        runs = [self.runs[run_id] for each in what for run_id in self.waiting[each]]
+        return sorted(runs, key=lambda run: run.index)
+
+    def count_waiting(self, *what: WaitsFor) -> int:
+        """How many runs wait for one of these."""
+        return sum(len(self.waiting[each]) for each in what)
+
+    def all_wait_for(self, what: WaitsFor) -> bool:
+        """Whether nothing is unfinished but runs that wait for this."""
+        return len(self.waiting[what]) == len(self.unfinished)
 
 
 EMPTY = SweepState()
@@ -79,6 +98,9 @@ class _Draft:
         self._metadata = state.metadata
         self._runs = state.runs.mutate()
         self._unfinished = state.unfinished.mutate()
+        self._waiting = state.waiting
+        #: Of those the ones that change.
+        self._groups: dict[WaitsFor, immutables.MapMutation[str, None]] = {}
         self._tried = state.tried.mutate()
         self._counts = dict(state.metadata.counts) if state.metadata else {}
         self._seq = state.seq
@@ -92,9 +114,15 @@ class _Draft:
             metadata=metadata,
             runs=self._runs.finish(),
             unfinished=self._unfinished.finish(),
+            waiting=self._waiting_now(),
             tried=self._tried.finish(),
             trail=self._trail,
         )
+
+    def _waiting_now(self) -> immutables.Map[WaitsFor, immutables.Map[str, None]]:
+        if not self._groups:
+            return self._waiting
+        return self._waiting.update({what: group.finish() for what, group in self._groups.items()})
 
     def apply(self, event: Event) -> None:
         if event.seq != self._seq + 1:
@@ -132,6 +160,8 @@ class _Draft:
             self._note_tried_if_fitting(run)
         if before is None or run.status is not before.status:
             self._count(before, run)
+        if before is None or run.jobs is not before.jobs or _differs_in_what_it_waits_for(before, run):
+            self._note_wait(run)
         if before is None or _teaches_otherwise(before, run):
             self._trail = Trail.after(self._trail, run_id, _lesson(run))
         if before is not None and run.cost != before.cost:
@@ -203,15 +233,38 @@ class _Draft:
             if not counts[before.status]:
                 del counts[before.status]
         counts[run.status] = counts.get(run.status, 0) + 1
-        if run.status.ended:
-            self._unfinished.pop(run.run_id, None)
+
+    def _note_wait(self, run: RunInfo) -> None:
+        before, now = self._unfinished.get(run.run_id), waits_for(run)
+        if now is before:
+            return
+        if before is not None:
+            del self._group(before)[run.run_id]
+        if now is None:
+            del self._unfinished[run.run_id]
         else:
-            self._unfinished[run.run_id] = None
+            self._unfinished[run.run_id] = now
+            self._group(now)[run.run_id] = None
+
+    def _group(self, what: WaitsFor) -> immutables.MapMutation[str, None]:
+        if what not in self._groups:
+            self._groups[what] = self._waiting[what].mutate()
+        return self._groups[what]
 
 
 def _lesson(run: RunInfo) -> Hashable:
     """What can be learned of a run, but for its configuration, which stays the same."""
     return (run.status.ended and run.status, run.score, run.partial_score, run.status.ended and run.cost, run.rungs)
+
+
+def _differs_in_what_it_waits_for(before: RunInfo, run: RunInfo) -> bool:
+    """Whether anything but its jobs has changed that `waits_for` looks at."""
+    return (
+        run.status is not before.status
+        or run.retry_at != before.retry_at
+        or run.stop_reason != before.stop_reason
+        or run.wanted is not before.wanted
+    )
 
 
 def _teaches_otherwise(before: RunInfo, run: RunInfo) -> bool:

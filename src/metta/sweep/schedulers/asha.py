@@ -6,14 +6,17 @@ algorithm 2 of the paper, and `stop`, which needs no checkpoints.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from math import ceil
 from typing import Literal, get_args
 
 from metta.sweep.errors import ConfigError, did_you_mean
 from metta.sweep.model.fidelity import Fidelity
-from metta.sweep.model.run import JobStatus, JobType, RunInfo
+from metta.sweep.model.run import JobType
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig
+from metta.sweep.model.waiting import WaitsFor
 from metta.sweep.protocols import CreateRuns, StartJob, StopRun, Wish
 from metta.sweep.schedulers.slots import Slots
 from metta.sweep.schedulers.standings import Arrival, Standings
@@ -109,34 +112,32 @@ class AshaScheduler:
     def _promoting(self, state: SweepState, capacity: int | None, fidelity: Fidelity) -> list[Wish]:
         slots = Slots(state, capacity)
         wishes: list[Wish] = [*slots.fill()]
-        in_order = sorted(slots.paused, key=lambda run: run.index)
-        waiting = {run.run_id: run for run in in_order if run.stop_reason is None}
         for number in reversed(range(len(fidelity.levels))):
             for bracket in range(min(number + 1, len(self._sizes))):
-                for run, reason in self._promotable(waiting, bracket, number, fidelity):
+                for run_id, reason in self._promotable(state, bracket, number, fidelity):
                     if not slots.free(JobType.TRAIN):
                         return wishes
-                    del waiting[run.run_id]
-                    wishes.append(_onwards(run, number + 1, fidelity, reason))
+                    wishes.append(_onwards(run_id, number + 1, fidelity, reason))
                     slots.take(JobType.TRAIN)
         wishes += self._created(state, slots, fidelity)
-        if not wishes and not slots.are_trials_left and _all_wait(state):
+        if not wishes and not slots.are_trials_left and state.all_wait_for(WaitsFor.PROMOTION):
             reason = f"not among the best 1 / {fidelity.reduction_factor:g} of its level, and no run is to come"
-            wishes += [StopRun(run_id=run_id, reason=reason) for run_id in waiting]
+            wishes += [StopRun(run_id=run.run_id, reason=reason) for run in slots.paused]
         return wishes
 
     def _promotable(
-        self, waiting: dict[str, RunInfo], bracket: int, number: int, fidelity: Fidelity
-    ) -> list[tuple[RunInfo, str]]:
-        """Those of a level that wait and are among its best, best first."""
+        self, state: SweepState, bracket: int, number: int, fidelity: Fidelity
+    ) -> Iterator[tuple[str, str]]:
+        """Those of a level that wait and are among its best, best first, each with the reason."""
         entries = self._standings.at(bracket, number)
         best = int(len(entries) / fidelity.reduction_factor + 1e-9)
         level = f"{fidelity.resource} {fidelity.levels[number]:g}"
-        return [
-            (waiting[entry.run_id], f"number {place} of {len(entries)} at {level}; the best {best} go on")
-            for place, entry in enumerate(entries[:best], start=1)
-            if entry.run_id in waiting and len(waiting[entry.run_id].rungs) == number + 1
-        ]
+        for entry in self._standings.staying(bracket, number):
+            place = bisect_left(entries, entry) + 1
+            if place > best:
+                return
+            if state.unfinished.get(entry.run_id) is WaitsFor.PROMOTION:
+                yield entry.run_id, f"number {place} of {len(entries)} at {level}; the best {best} go on"
 
     def _created(self, state: SweepState, slots: Slots, fidelity: Fidelity) -> list[CreateRuns]:
         """New runs, together as long as they are to come to the same level."""
@@ -151,14 +152,8 @@ class AshaScheduler:
         return wishes
 
 
-def _all_wait(state: SweepState) -> bool:
-    """Whether nothing is under way that could still come to a level."""
-    unfinished = (state.runs[run_id] for run_id in state.unfinished)
-    return all(run.status is JobStatus.PAUSED and run.open_job is None for run in unfinished)
-
-
-def _onwards(run: RunInfo, number: int, fidelity: Fidelity, reason: str) -> StartJob:
-    return StartJob(run_id=run.run_id, type=JobType.TRAIN, reasons=(reason,), until=_level(number, fidelity))
+def _onwards(run_id: str, number: int, fidelity: Fidelity, reason: str) -> StartJob:
+    return StartJob(run_id=run_id, type=JobType.TRAIN, reasons=(reason,), until=_level(number, fidelity))
 
 
 def _level(number: int, fidelity: Fidelity) -> float | None:

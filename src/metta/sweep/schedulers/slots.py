@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from metta.sweep.model.run import JobStatus, JobType, RunInfo
+from metta.sweep.model.run import JobType, RunInfo
 from metta.sweep.model.state import SweepState
+from metta.sweep.model.waiting import WaitsFor
 from metta.sweep.protocols import StartJob
-
-_WAITS_FOR = {JobStatus.PENDING: JobType.TRAIN, JobStatus.TRAINING_DONE_NO_EVAL: JobType.EVAL}
 
 
 class Slots:
@@ -21,17 +20,12 @@ class Slots:
         config = state.sweep.config
         self._free = {JobType.EVAL: config.max_parallel_eval, JobType.TRAIN: config.max_parallel}
         self._room = capacity
-        self._waiting: dict[JobType, list[RunInfo]] = {JobType.EVAL: [], JobType.TRAIN: []}
-        #: Runs trained up to some level that nothing is decided about.
-        self.paused: list[RunInfo] = []
-        for run_id in state.unfinished:
-            run = state.runs[run_id]
-            if run.open_job is not None:
-                self.take(run.open_job.type)
-            elif run.status in _WAITS_FOR:
-                self._waiting[_WAITS_FOR[run.status]].append(run)
-            elif run.status is JobStatus.PAUSED:
-                self.paused.append(run)
+        self._state = state
+        self.take(JobType.TRAIN, state.count_waiting(WaitsFor.TRAINING))
+        self.take(JobType.EVAL, state.count_waiting(WaitsFor.EVALUATION))
+        for run in state.waiting_for(WaitsFor.DISPATCH, WaitsFor.STOP):
+            assert run.open_job is not None
+            self.take(run.open_job.type)
         limit = config.max_trials
         self._trials = None if limit is None else limit - state.sweep.trial_count
         self._most_trained = config.max_parallel
@@ -45,6 +39,11 @@ class Slots:
         """How many more jobs of this kind may start."""
         free = self._free[job_type]
         return max(0, free if self._room is None else min(free, self._room))
+
+    @property
+    def paused(self) -> list[RunInfo]:
+        """Runs trained up to some level that nothing is decided about, oldest first."""
+        return self._state.waiting_for(WaitsFor.PROMOTION)
 
     @property
     def new(self) -> int:
@@ -65,12 +64,13 @@ class Slots:
     def fill(self) -> list[StartJob]:
         """Jobs for the runs that wait, oldest first; eval jobs before train jobs."""
         wishes: list[StartJob] = []
-        for job_type, runs in self._waiting.items():
-            for run in sorted(runs, key=lambda run: run.index)[: self.free(job_type)]:
+        for job_type, slot in ((JobType.EVAL, WaitsFor.EVAL_SLOT), (JobType.TRAIN, WaitsFor.TRAIN_SLOT)):
+            for run in self._state.waiting_for(slot)[: self.free(job_type)]:
                 reason = f"run {run.index} is next for {job_type}; {self._free[job_type]} free {job_type} slots"
                 # A job that takes the place of one that was lost is to come as far as that one was.
-                until = next((job.until for job in reversed(run.jobs) if job.type is job_type), None)
-                wishes.append(StartJob(run_id=run.run_id, type=job_type, reasons=(reason,), until=until))
+                lost = next((job for job in reversed(run.jobs) if job.type is job_type), None)
+                until, keep = (None, ()) if lost is None else (lost.until, lost.keep)
+                wishes.append(StartJob(run_id=run.run_id, type=job_type, reasons=(reason,), until=until, keep=keep))
                 self.take(job_type)
         return wishes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -50,7 +50,11 @@ class Standings:
 
     def _forget(self) -> None:
         self._known: dict[str, int] = {}
+        #: By bracket and number of the level.
         self._levels: dict[tuple[int, int], list[Entry]] = {}
+        self._staying: dict[tuple[int, int], list[Entry]] = {}
+        #: Of each run that stays at a level, which one, and as what.
+        self._places: dict[str, tuple[tuple[int, int], Entry]] = {}
 
     def keep_up(self, state: SweepState) -> tuple[Sequence[Arrival], bool]:
         """What is new since the last call, in the order in which it came, and whether that is all there ever was."""
@@ -64,21 +68,34 @@ class Standings:
             self._forget()
             changed = [] if state.trail is None else state.trail.since(None) or []
         self._key, self._trail = key, state.trail
-        return self._taken([state.runs[run_id] for run_id in changed], config.direction == "maximize"), is_anew
+        runs, maximize = [state.runs[run_id] for run_id in changed], config.direction == "maximize"
+        for run in runs:
+            self._move(run, maximize)
+        return self._taken(runs, maximize), is_anew
+
+    def _move(self, run: RunInfo, maximize: bool) -> None:
+        if (place := self._places.pop(run.run_id, None)) is not None:
+            entries = self._staying[place[0]]
+            del entries[bisect_left(entries, place[1])]
+        if not run.status.ended and len(run.rungs) > run.inherited:
+            level = (self._bracket_of(run.index), len(run.rungs) - 1)
+            entry = _entry(run, run.rungs[-1], maximize)
+            insort(self._staying.setdefault(level, []), entry)
+            self._places[run.run_id] = (level, entry)
 
     def _taken(self, runs: Iterable[RunInfo], maximize: bool) -> list[Arrival]:
         new = [
             (rung, number, run)
             for run in runs
             for number, rung in enumerate(run.rungs)
-            if number >= self._known.get(run.run_id, 0)
+            if number >= self._known.get(run.run_id, run.inherited)
         ]
         self._known.update((run.run_id, len(run.rungs)) for _, _, run in new)
         arrivals = []
         for rung, number, run in sorted(new, key=lambda each: (each[0].seq, each[1])):
             bracket = self._bracket_of(run.index)
             entries = self._levels.setdefault((bracket, number), [])
-            entry = Entry(-rung.value if maximize else rung.value, rung.seq, run.run_id)
+            entry = _entry(run, rung, maximize)
             place = bisect_right(entries, entry) + 1
             insort(entries, entry)
             arrivals.append(Arrival(run, rung, bracket, number, place, len(entries)))
@@ -87,3 +104,11 @@ class Standings:
     def at(self, bracket: int, number: int) -> Sequence[Entry]:
         """Everyone of a bracket who came to this level, best first."""
         return self._levels.get((bracket, number), [])
+
+    def staying(self, bracket: int, number: int) -> Sequence[Entry]:
+        """Those of them who have come no further and have not ended, best first."""
+        return self._staying.get((bracket, number), [])
+
+
+def _entry(run: RunInfo, rung: Rung, maximize: bool) -> Entry:
+    return Entry(-rung.value if maximize else rung.value, rung.seq, run.run_id)

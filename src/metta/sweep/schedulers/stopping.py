@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metta.sweep.errors import ConfigError
+from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import CreateRuns, StopRun, Wish
@@ -12,14 +13,19 @@ from metta.sweep.schedulers.slots import Slots
 from metta.sweep.schedulers.standings import Arrival, Standings
 
 
-def check_levels(config: SweepConfig) -> None:
-    """Raise ConfigError where there is no level at which runs could be compared."""
-    fidelity = config.fidelity
-    if fidelity is None:
+def check_fidelity(config: SweepConfig) -> Fidelity:
+    """How far runs are trained; raises ConfigError where that is not said."""
+    if config.fidelity is None:
         raise ConfigError(
-            "fidelity: is missing; to stop runs early it has to be known how far they are trained, "
+            "fidelity: is missing; to stop or pause runs early it has to be known how far they are trained, "
             "such as {resource: epoch, maximum: 50}"
         )
+    return config.fidelity
+
+
+def check_levels(config: SweepConfig) -> None:
+    """Raise ConfigError where there is no level at which runs could be compared."""
+    fidelity = check_fidelity(config)
     if not fidelity.levels:
         raise ConfigError(
             f"fidelity: there is no level below the maximum ({fidelity.maximum:g}) at which to compare runs, since "
@@ -58,7 +64,11 @@ class Stopping:
         for arrival in arrivals:
             if reason := self._judge(arrival, state.sweep.config):
                 self._losers[arrival.run.run_id] = reason
-        self._losers = {run_id: reason for run_id, reason in self._losers.items() if run_id in state.unfinished}
+        self._losers = {
+            run_id: reason
+            for run_id, reason in self._losers.items()
+            if run_id in state.unfinished and not state.runs[run_id].wanted
+        }
         stops: list[Wish] = [
             StopRun(run_id=run_id, reason=reason)
             for run_id, reason in self._losers.items()

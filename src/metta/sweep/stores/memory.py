@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from metta.sweep.errors import FencedError, LeaseHeldError, NameTakenError, StaleWriteError
+from metta.sweep.errors import FencedError, LeaseHeldError, NameTakenError
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
+from metta.sweep.stores.numbering import numbered
 
 
 class MemoryStore:
@@ -26,6 +27,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._logs: dict[str, list[Event]] = {}
         self._states: dict[str, SweepState] = {}
+        #: By the ids under which events were handed in.
         self._seqs: dict[str, int] = {}
         self._leases: dict[str, Lease] = {}
         self._beats: dict[tuple[str, str], Heartbeat] = {}
@@ -46,26 +48,20 @@ class MemoryStore:
             if fence is not None and (current := self._fence(sweep_id)) != fence:
                 raise FencedError(f"sweep {sweep_id}: another controller took over (lease {current}, ours was {fence})")
             before = self.state(sweep_id)
-            seqs: dict[str, int] = {}
-            numbered: list[Event] = []
-            for event in events:
-                if event.id not in self._seqs and event.id not in seqs:
-                    seqs[event.id] = before.seq + len(numbered) + 1
-                    numbered.append(replace(event, seq=seqs[event.id]))
-            if numbered:
-                if expected_seq not in {None, before.seq}:
-                    raise StaleWriteError(
-                        f"sweep {sweep_id}: it has {before.seq} events, the writer had seen {expected_seq}; "
-                        "read the new ones and decide again"
-                    )
-                after = fold(before, numbered)
+            if new := numbered(events, self._seqs, before.seq, expected_seq):
+                written = [self._as_written(event, number) for number, event in enumerate(new, len(self._seqs))]
+                after = fold(before, written)
                 self._check_name(after.sweep)
                 self._states[sweep_id] = after
-                self._logs.setdefault(sweep_id, []).extend(numbered)
-                self._seqs |= seqs
+                self._logs.setdefault(sweep_id, []).extend(written)
+                self._seqs |= {event.id: event.seq for event in new}
                 self._changed.notify_all()
             log = self._logs[sweep_id]
-            return numbered if len(numbered) == len(events) else [log[self._seqs[event.id] - 1] for event in events]
+            return [log[self._seqs[event.id] - 1] for event in events]
+
+    def _as_written(self, event: Event, _number: int) -> Event:
+        """What the log says of an event that is the `number`-th in the whole store, from 0."""
+        return event
 
     def _check_name(self, sweep: SweepMetadata) -> None:
         for other in self._states.values():

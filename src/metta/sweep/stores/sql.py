@@ -26,6 +26,7 @@ from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
 from metta.sweep.stores.hashes import event_hash, run_hash, sweep_hash
+from metta.sweep.stores.numbering import numbered
 from metta.sweep.stores.reader import PAGE, Database, SqlReader, check_next, run_missing
 from metta.sweep.stores.rows import RESCUE, SWEEP_COLUMNS, encode_totals, to_event, to_run, to_sweep
 from metta.sweep.stores.schema import EVENTS, HEARTBEATS, LEASES, RUNS, SWEEPS
@@ -79,20 +80,10 @@ class SqlStore(SqlReader):
             row = self._fenced_sweep(connection, sweep_id, fence)
             known = {} if are_new else self._known_seqs(connection, events)
             before = self._partial_state(connection, row, events)
-            numbered: list[Event] = []
-            seq = before.seq
-            for event in events:
-                if event.id not in known:
-                    known[event.id] = seq = seq + 1
-                    numbered.append(replace(event, seq=seq))
-            if numbered:
-                if expected_seq not in {None, before.seq}:
-                    raise StaleWriteError(
-                        f"sweep {sweep_id}: it has {before.seq} events, the writer had seen {expected_seq}; "
-                        "read the new ones and decide again"
-                    )
-                after = fold(before, numbered)
-                self._write_events(connection, numbered)
+            if new := numbered(events, known, before.seq, expected_seq):
+                known |= {event.id: event.seq for event in new}
+                after = fold(before, new)
+                self._write_events(connection, new)
                 self._write_sweep(connection, row, before, after.sweep)
                 self._write_runs(connection, before, after)
                 self._database.announce(connection, sweep_id)

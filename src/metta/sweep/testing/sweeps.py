@@ -14,7 +14,7 @@ from metta.sweep.model import events as ev
 from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event, new_event
 from metta.sweep.model.fidelity import Fidelity
-from metta.sweep.model.run import FailureKind, JobInfo, JobState, JobStatus, JobType, Outcome, RunInfo
+from metta.sweep.model.run import FailureKind, JobInfo, JobState, JobStatus, JobType, Outcome, Parent, RunInfo
 from metta.sweep.model.space import Choice, LogUniform, SearchSpace
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.model.sweep import CommandTarget, SweepConfig, SweepStatus
@@ -171,7 +171,15 @@ class _Author:
 
     def _create(self) -> None:
         config = self._state.sweep.config.search_space.decode([self._choose.random()])
-        self._add(ev.RunCreated(index=self._state.sweep.run_count, config=config, reasons=("sample",)))
+        created = ev.RunCreated(index=self._state.sweep.run_count, config=config, reasons=("sample",))
+        parents = [run for run in self._runs() if run.checkpoints and run.rungs]
+        if parents and self._choose.random() < 0.5:
+            run, replaced = self._choose.choice(parents), self._choose.choice(self._runs())
+            parent = Parent(
+                run_id=run.run_id, level=run.rungs[-1].level, step=run.checkpoints[-1].step, replaces=replaced.run_id
+            )
+            created = replace(created, parent=parent, rungs=run.rungs)
+        self._add(created)
 
     # -------------------------------------------------------------------------------------------- jobs, and runs
 
@@ -192,6 +200,11 @@ class _Author:
                 steps.append(ev.RunStopRequested(reason="others are better"))
         else:
             steps += [ev.JobStarted(host="node", pid=4321, log="log")] * 4
+            if run.parent is not None:
+                step, source = run.parent.step, run.parent.run_id
+                path = f"checkpoints/{step}"
+                copied = ev.CheckpointCopied(source=source, step=step, path=path, sha256=_SHA256, size_bytes=4096)
+                steps += [copied] * 4
         self._add(self._choose.choice(steps), run, job.job_id)
 
     def _exit(self) -> ev.JobExited:

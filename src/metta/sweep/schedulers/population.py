@@ -1,0 +1,88 @@
+"""What has become of a population: who came to which level, what each left there, and whose run has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metta.sweep.model.run import Checkpoint, JobStatus, Outcome, RunInfo
+from metta.sweep.model.state import SweepState
+from metta.sweep.model.trail import Trail
+from metta.sweep.schedulers.standings import Arrival, Standings
+
+
+class Population:
+    """The members of a sweep's population, kept up with what changes in it: only a cache, a new one comes to the same.
+
+    A member is a series of runs. Its first, a founder, has no parent; each of the others takes the place of the one
+    before it.
+    """
+
+    def __init__(self) -> None:
+        self._standings = Standings(lambda _: 0)
+        self._trail: Trail | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._known: set[str] = set()
+        self._replaced: set[str] = set()
+        self._failed: set[str] = set()
+        self._arrivals: dict[int, list[Arrival]] = {}
+        self._positions: dict[tuple[int, str], int] = {}
+        #: Number of runs without a parent.
+        self.founders = 0
+
+    def keep_up(self, state: SweepState) -> None:
+        """Take in what is new."""
+        changed = None if state.trail is None or self._trail is None else state.trail.since(self._trail)
+        arrivals, is_anew = self._standings.keep_up(state)
+        if changed is None or is_anew:
+            self._forget()
+            self._standings = Standings(lambda _: 0)
+            arrivals, _ = self._standings.keep_up(state)
+            changed = [] if state.trail is None else state.trail.since(None) or []
+        self._trail = state.trail
+        for arrival in arrivals:
+            level = self._arrivals.setdefault(arrival.number, [])
+            self._positions[arrival.number, arrival.run.run_id] = len(level)
+            level.append(arrival)
+        for run_id in changed:
+            self._take(state.runs[run_id])
+        self._failed -= self._replaced
+
+    def _take(self, run: RunInfo) -> None:
+        if run.run_id not in self._known:
+            self._known.add(run.run_id)
+            self.founders += run.parent is None
+            if run.parent is not None:
+                self._replaced.add(run.parent.replaces)
+        if run.status is JobStatus.FAILED:
+            self._failed.add(run.run_id)
+        else:
+            self._failed.discard(run.run_id)
+
+    def failed(self, state: SweepState) -> list[RunInfo]:
+        """The runs that have failed for good, and in whose place nobody is."""
+        return [state.runs[run_id] for run_id in self._failed]
+
+    def arrivals_at(self, number: int) -> Sequence[Arrival]:
+        """Who has come to the level of this number, in that order."""
+        return self._arrivals.get(number, [])
+
+    def position(self, run: RunInfo, number: int) -> int | None:
+        """How many had come to the level before the run; None where it has not come there itself."""
+        return self._positions.get((number, run.run_id))
+
+
+def has_paused_at(run: RunInfo, level: float) -> bool:
+    """Whether a job of the run has ended at this level."""
+    return any(job.until == level and job.outcome is Outcome.PAUSED for job in run.jobs)
+
+
+def checkpoint_at(run: RunInfo, level: float) -> Checkpoint | None:
+    """The last that the run had saved when it paused at the level; None where that is no more, or there was none."""
+    earlier: set[str] = set()
+    for job in run.jobs:
+        earlier.add(job.job_id)
+        if job.until == level and job.outcome is Outcome.PAUSED:
+            return next((each for each in reversed(run.checkpoints) if each.job_id in earlier), None)
+    return None
