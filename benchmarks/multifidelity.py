@@ -45,6 +45,7 @@ OURS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "random + asha, promote": ("random", "asha", {"mode": "promote"}),
     "random + hyperband": ("random", "hyperband", {}),
     "tpe + asha": ("tpe", "asha", {}),
+    "tpe + hyperband": ("tpe", "hyperband", {}),
     "bayesian": ("bayesian", "fifo", {}),
     "bayesian + asha": ("bayesian", "asha", {}),
     "bayesian + asha, promote": ("bayesian", "asha", {"mode": "promote"}),

@@ -165,3 +165,67 @@ def test_a_finished_run_is_added_to_its_lineage_and_a_rolled_back_one_starts_ano
 def test_what_was_given_out_cannot_be_written_to() -> None:
     columns = fresh(History.of(grown(EMPTY, [sweep_created(), *run_events(0)])))
     assert not columns.units.flags.writeable
+
+
+def halved(seed: int, count: int = 40) -> Columns:
+    """Runs of which the worse half was stopped at the only level, and others on their way, one of them beyond it."""
+    generator = np.random.default_rng(seed)
+    units, first = generator.random((count, 2)), generator.random(count)
+    whole = first <= np.median(first)
+    after = first - 2.0 - units[:, 1]
+    return Columns(
+        units=units,
+        active=np.ones((count, 2), dtype=np.bool_),
+        scores=np.where(whole, after, first),
+        rungs=first[:, None],
+        whole=whole,
+        costs=np.ones(count),
+        failed=np.zeros(count, dtype=np.bool_),
+        indices=np.arange(count),
+        pending_units=np.full((2, 2), 0.5),
+        pending_active=np.ones((2, 2), dtype=np.bool_),
+        pending_indices=np.array([count, count + 1]),
+        pending_rungs=np.array([[0.3], [np.nan]]),
+        lineage=object(),
+    )
+
+
+def test_runs_stopped_early_count_with_what_they_would_have_had() -> None:
+    columns = halved(seed=0)
+    means, deviations = columns.forecast()
+    assert means[columns.whole].tolist() == columns.scores[columns.whole].tolist()
+    assert not deviations[columns.whole].any()
+    stopped = ~columns.whole
+    expected = columns.rungs[stopped, 0] - 2.0 - columns.units[stopped, 1]
+    assert np.abs(means[stopped] - expected).max() < 0.3
+    assert (deviations[stopped] > 0).all()
+
+
+def test_what_was_known_of_the_first_runs_is_what_is_said_of_them_later() -> None:
+    """Hyperparameters are fitted to the first so many: a new process has to fit to the very same numbers."""
+    columns = halved(seed=1)
+    first = dataclasses.replace(
+        columns,
+        **{name: getattr(columns, name)[:25] for name in ("units", "active", "scores", "rungs", "whole")},
+        pending_units=np.empty((0, 2)),
+        pending_rungs=np.empty((0, 1)),
+    )
+    for one, other in zip(columns.forecast(25), first.forecast(), strict=True):
+        assert one.tolist() == other.tolist()
+
+
+def test_whole_trainings_are_taken_as_they_are() -> None:
+    columns = dataclasses.replace(halved(seed=2), whole=np.ones(40, dtype=np.bool_))
+    means, deviations = columns.forecast()
+    assert means.tolist() == columns.scores.tolist()
+    assert not deviations.any()
+
+
+def test_a_run_that_came_to_no_level_is_no_better_than_the_worst() -> None:
+    columns = halved(seed=3)
+    rungs, whole = columns.rungs.copy(), columns.whole.copy()
+    scores = columns.scores.copy()
+    rungs[:2], whole[:2], scores[:2] = np.nan, False, (-99.0, np.nan)
+    means, _ = dataclasses.replace(columns, rungs=rungs, whole=whole, scores=scores).forecast()
+    assert means[0] == means[2:].max()
+    assert np.isnan(means[1])

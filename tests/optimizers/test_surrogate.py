@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,10 +41,12 @@ def hyperparameters(feature_map: FeatureMap = MIXED, seed: int = 1) -> Hyperpara
     return Hyperparameters.of(0.3 * np.random.default_rng(seed).standard_normal(size) - 0.5, feature_map.dimensions)
 
 
+@pytest.mark.parametrize("uncertain", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_gradient_of_the_likelihood_is_that_of_finite_differences(seed: int) -> None:
+def test_the_gradient_of_the_likelihood_is_that_of_finite_differences(seed: int, uncertain: bool) -> None:
     features, targets = data(30)
-    likelihood = Likelihood(MIXED, features, targets)
+    variances = np.random.default_rng(seed).random(30) if uncertain else 0.0
+    likelihood = Likelihood(MIXED, features, targets, variances)
     size = MIXED.dimensions + 3 + 2 * len(MIXED.warped)
     point = 0.4 * np.random.default_rng(seed).standard_normal(size)
     _, gradient = likelihood(point)
@@ -93,6 +96,24 @@ def test_predictions_are_those_of_the_textbook() -> None:
     mean, deviation = Posterior(prior, MIXED, features, targets).predict(points)
     assert np.allclose(mean, cross @ inverse @ targets)
     assert np.allclose(deviation**2, np.diag(kernel(points, points) - cross @ inverse @ cross.T))
+
+
+def test_an_uncertain_target_is_noisy_by_that_much_more() -> None:
+    features, targets = data(20)
+    prior, points = hyperparameters(), data(7, seed=3)[0]
+    certain = Posterior(prior, MIXED, features, targets)
+    doubled = Posterior(prior, MIXED, features, targets, np.full(20, prior.noise))
+    noisy = Posterior(replace(prior, noise=2 * prior.noise), MIXED, features, targets)
+    assert np.allclose(doubled.predict(points), noisy.predict(points))
+    # Where one target is hardly known, so is the function; the others say as much as before.
+    one = Posterior(prior, MIXED, features, targets, np.where(np.arange(20) == 4, 10.0, 0.0))
+    without = np.arange(20) != 4
+    assert np.allclose(
+        one.predict(points),
+        Posterior(prior, MIXED, features[without], targets[without]).predict(points),
+        atol=0.05,
+    )
+    assert one.predict(features[4:5])[1] > certain.predict(features[4:5])[1]
 
 
 def test_believing_a_point_moves_no_mean_and_takes_the_doubt_away_there() -> None:

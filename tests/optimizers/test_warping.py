@@ -59,3 +59,14 @@ def test_scores_that_do_not_differ_have_no_size(scores: list[float]) -> None:
 def test_the_unit_of_the_scores_does_not_matter() -> None:
     scores = np.random.default_rng(1).standard_normal(20)
     assert Warping.of(scores * 1e-9).targets == pytest.approx(Warping.of(scores).targets)
+
+
+def test_uncertain_scores_have_uncertain_targets_as_far_as_that_matters() -> None:
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e30])
+    warping = Warping.of(scores)
+    assert not warping.variances(scores, np.zeros(7)).any()
+    deviations = np.sqrt(warping.variances(scores, np.full(7, 0.5)))
+    # In the better half by its scale; what is far off is the worst, however uncertain.
+    assert np.allclose(deviations[:3] * warping.difference(1.0), 0.5)
+    assert deviations[-1] < 1e-6
+    assert not Warping.of(np.ones(3)).variances(np.ones(3), np.ones(3)).any()

@@ -14,6 +14,7 @@ from metta.sweep.model.space import SearchSpace
 from metta.sweep.model.trail import Trail
 from metta.sweep.optimizers.comparison import comparable
 from metta.sweep.optimizers.encoding import Booleans, Encoder, Floats, Integers
+from metta.sweep.optimizers.forecast import forecast
 from metta.sweep.protocols import History
 
 #: Numbers of a run beside its values at levels: score, cost, whether it failed, index, whether it is whole.
@@ -53,6 +54,8 @@ class Columns:
     pending_units: Floats
     pending_active: Booleans
     pending_indices: Integers
+    #: (p, k) as `rungs`.
+    pending_rungs: Floats
     #: The very same object in later columns whose first n rows are these: what was worked out from them still holds.
     lineage: object
 
@@ -60,6 +63,30 @@ class Columns:
         """Scores of the first `count` runs, or of all, on one scale, however far each was trained."""
         rows = slice(count)
         return comparable(self.scores[rows], self.rungs[rows], self.whole[rows], self.units.shape[1] + 1)
+
+    def forecast(self, count: int | None = None) -> tuple[Floats, Floats]:
+        """What the first `count` runs, or all, would have in the end had they been trained to it: means and deviations.
+
+        With all, what those on their way have had at levels counts as well. See `metta.sweep.optimizers.forecast`.
+        """
+        rows = slice(count)
+        scores, rungs, whole = self.scores[rows], self.rungs[rows], self.whole[rows]
+        certain = np.zeros(len(scores))
+        if not rungs.shape[1] or whole.all():
+            return scores, certain
+        pending = self.pending_rungs[: len(self.pending_rungs) if count is None else 0]
+        ends = np.append(np.where(whole, scores, np.nan), np.full(len(pending), np.nan))
+        levels = np.column_stack([np.concatenate([rungs, pending]), ends])
+        found = forecast(levels, np.concatenate([self.units[rows], self.pending_units[: len(pending)]]))
+        if found is None:
+            return scores, certain
+        means, deviations = found.means[: len(scores)], found.deviations[: len(scores)]
+        is_known = np.isfinite(means)
+        if not is_known.any():
+            return scores, certain
+        # Runs that came to no level have a last value at most, and that is worth nothing beside the others'.
+        worst = np.where(np.isfinite(scores), np.max(means[is_known]), np.nan)
+        return np.where(is_known, means, worst), np.where(is_known, deviations, 0.0)
 
 
 class ColumnsCache:
@@ -136,6 +163,7 @@ class ColumnsCache:
             pending_units=pending_units,
             pending_active=pending_active,
             pending_indices=pending_figures[:, 3].astype(np.int64),
+            pending_rungs=pending_figures[:, _FIGURES:],
             lineage=self._ended.lineage,
         )
 

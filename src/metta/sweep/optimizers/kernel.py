@@ -78,15 +78,19 @@ def matern(squares: Floats) -> tuple[Floats, Floats]:
 class Likelihood:
     """Minus the log posterior of hyperparameters, up to a constant, given features (n, f) and targets (n,).
 
+    With `variances` (n,) the targets are uncertain by these, beside the noise.
     Called with the logarithms that `Hyperparameters.of` takes; returns value and gradient.
     """
 
-    def __init__(self, feature_map: FeatureMap, features: Floats, targets: Floats) -> None:
+    def __init__(
+        self, feature_map: FeatureMap, features: Floats, targets: Floats, variances: Floats | float = 0.0
+    ) -> None:
         self._axes, self._warped = feature_map.axes, feature_map.warped
         self._centre = feature_map.centre
         self._dimensions = feature_map.dimensions
         self._features = features
         self._targets = targets
+        self._variances = variances
         self._location, self._deviation = self._priors()
 
     def _priors(self) -> tuple[Floats, Floats]:
@@ -125,7 +129,7 @@ class Likelihood:
         kernel, slope = matern(squared_distances(scaled, scaled))
         centred = features - self._centre
         covariance = hyperparameters.scale * kernel + hyperparameters.trend * (centred @ centred.T)
-        inverse, log_determinant = _inverse(covariance, hyperparameters.noise)
+        inverse, log_determinant = _inverse(covariance, hyperparameters.noise + self._variances)
         weights = inverse @ self._targets
         value = 0.5 * float(self._targets @ weights) + 0.5 * log_determinant
         by_covariance = inverse
@@ -148,8 +152,8 @@ class Likelihood:
         return value
 
 
-def _inverse(covariance: Floats, noise: float) -> tuple[Floats, float]:
-    """K^-1 and log |K| for K = covariance + noise I; raises LinAlgError where K is not positive definite."""
+def _inverse(covariance: Floats, noise: Floats | float) -> tuple[Floats, float]:
+    """K^-1 and log |K| for K = covariance + diag(noise); raises LinAlgError where K is not positive definite."""
     step = len(covariance) + 1
     covariance.flat[::step] += noise
     factor, info = lapack.dpotrf(covariance, lower=1, clean=1)

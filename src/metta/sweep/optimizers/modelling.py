@@ -81,18 +81,19 @@ class Modeller:
 
     def model(self, feature_map: FeatureMap, columns: Columns, exploration: float) -> Model:
         """The model of these runs, two of which have scores at least."""
-        scores = columns.comparable()
+        scores, deviations = columns.forecast()
         is_scored = np.isfinite(scores)
         ranking = scores if is_scored.all() else np.where(is_scored, scores, np.inf)
         rows = chosen_rows(columns.units, ranking, MOST_ROWS)
         rows = rows[is_scored[rows]]
         warping = Warping.of(scores[rows])
         features = feature_map.features(columns.units[rows], columns.active[rows])
-        hyperparameters = self._hyperparameters("score", feature_map, columns, columns.comparable, is_scored)
-        posterior = Posterior(hyperparameters, feature_map, features, warping.targets)
+        hyperparameters = self._hyperparameters("score", feature_map, columns, columns.forecast, is_scored)
+        uncertainty = warping.variances(scores[rows], deviations[rows])
+        posterior = Posterior(hyperparameters, feature_map, features, warping.targets, uncertainty)
         means = posterior.predict(features)[0]
         order = np.argsort(means, kind="stable")
-        best = int(np.argmin(ranking))
+        best = int(np.argmin(np.where(deviations > 0, np.inf, ranking)))
         acquisition = LogImprovement(
             posterior,
             best=float(means[order[0]]),
@@ -140,12 +141,13 @@ class Modeller:
         kind: _Kind,
         feature_map: FeatureMap,
         columns: Columns,
-        values_of: Callable[[int], Floats],
+        values_of: Callable[[int], tuple[Floats, Floats]],
         usable: Booleans,
     ) -> Hyperparameters:
         """Fitted to as many of the first usable values as the schedule has it, or some of them.
 
-        `values_of` gives the values of the first so many runs, as they would be if there were no others.
+        `values_of` gives the values of the first so many runs, as they would be if there were no others, and their
+        deviations.
         """
         count = fitted_at(len(usable))
         if np.count_nonzero(usable[:count]) < 2:
@@ -153,18 +155,18 @@ class Modeller:
         known = self._fitted.get(kind)
         if known is not None and known[0] is columns.lineage and known[1] is feature_map and known[2] == count:
             return known[3]
-        scores, values = columns.comparable(count), values_of(count)
+        scores, (values, deviations) = columns.forecast(count)[0], values_of(count)
         ranking = np.where(np.isfinite(scores), scores, np.inf)
         rows = chosen_rows(columns.units[:count], ranking, MOST_FITTED)
         rows = rows[usable[rows]]
         features = feature_map.features(columns.units[rows], columns.active[rows])
-        fitted = fit(feature_map, features, _PREPARED[kind](values[rows]))
+        fitted = fit(feature_map, features, *_PREPARED[kind](values[rows], deviations[rows]))
         self._fitted[kind] = (columns.lineage, feature_map, count, fitted)
         return fitted
 
 
-def _first(values: Floats, count: int) -> Floats:
-    return values[:count]
+def _first(values: Floats, count: int) -> tuple[Floats, Floats]:
+    return values[:count], np.zeros(count)
 
 
 def _standardised(values: Floats) -> tuple[Floats, float]:
@@ -172,9 +174,14 @@ def _standardised(values: Floats) -> tuple[Floats, float]:
     return (values - values.mean()) / size, size
 
 
-#: What each model is made to predict.
-_PREPARED: dict[_Kind, Callable[[Floats], Floats]] = {
-    "score": lambda scores: Warping.of(scores).targets,
-    "success": lambda labels: labels,
-    "cost": lambda logarithms: _standardised(logarithms)[0],
+def _warped(scores: Floats, deviations: Floats) -> tuple[Floats, Floats | float]:
+    warping = Warping.of(scores)
+    return warping.targets, warping.variances(scores, deviations)
+
+
+#: What each model is made to predict, from values and their deviations: targets, and variances of these.
+_PREPARED: dict[_Kind, Callable[[Floats, Floats], tuple[Floats, Floats | float]]] = {
+    "score": _warped,
+    "success": lambda labels, _: (labels, 0.0),
+    "cost": lambda logarithms, _: (_standardised(logarithms)[0], 0.0),
 }

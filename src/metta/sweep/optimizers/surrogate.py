@@ -25,9 +25,9 @@ _MOST_ITERATIONS = 50
 _CERTAIN = 1e-12
 
 
-def fit(feature_map: FeatureMap, features: Floats, targets: Floats) -> Hyperparameters:
+def fit(feature_map: FeatureMap, features: Floats, targets: Floats, variances: Floats | float = 0.0) -> Hyperparameters:
     """The most probable hyperparameters, by L-BFGS-B from fixed starts, so that they depend on the data alone."""
-    likelihood = Likelihood(feature_map, features, targets)
+    likelihood = Likelihood(feature_map, features, targets, variances)
     dimensions, warped = feature_map.dimensions, len(feature_map.warped)
     bounds = [_LENGTHSCALES] * dimensions + [_SCALE, _NOISE, _TREND] + [_EXPONENTS] * (2 * warped)
     found = [
@@ -76,10 +76,18 @@ class _Inputs(NamedTuple):
 
 
 class Posterior:
-    """A Gaussian process given points (n, f) and targets (n,): K = L L^T, predictions k^T K^-1 y."""
+    """A Gaussian process given points (n, f) and targets (n,): K = L L^T, predictions k^T K^-1 y.
+
+    With `variances` (n,) the targets are uncertain by these, beside the noise.
+    """
 
     def __init__(
-        self, hyperparameters: Hyperparameters, feature_map: FeatureMap, features: Floats, targets: Floats
+        self,
+        hyperparameters: Hyperparameters,
+        feature_map: FeatureMap,
+        features: Floats,
+        targets: Floats,
+        variances: Floats | float = 0.0,
     ) -> None:
         self._roots = 1.0 / hyperparameters.lengthscales[feature_map.axes]
         self._exponents = hyperparameters.exponents
@@ -89,7 +97,9 @@ class Posterior:
         self._slope = math.sqrt(hyperparameters.trend)
         self._centre = feature_map.centre
         self._points = self._inputs(features)
-        self._factor = self._factored(self._covariance(self._points, self._points))
+        covariance = self._covariance(self._points, self._points)
+        covariance.flat[:: len(covariance) + 1] += variances
+        self._factor = self._factored(covariance)
         self._weights = _solved(self._factor, _solved(self._factor, targets), transposed=True)
 
     def _inputs(self, features: Floats) -> _Inputs:

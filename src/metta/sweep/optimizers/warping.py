@@ -59,6 +59,18 @@ class Warping:
         """The difference of scores that a difference of targets stands for in the better half."""
         return self._in_units(self._slope * targets)
 
+    def variances(self, scores: Floats, deviations: Floats) -> Floats:
+        """The variances (n,) of the targets of scores that have these deviations."""
+        return np.square((self._targets(scores + deviations) - self._targets(scores - deviations)) / 2.0)
+
+    def _targets(self, scores: Floats) -> Floats:
+        """Targets of any scores; beyond the best in a straight line, beyond the worst none is worse."""
+        if not self._slope:
+            return np.zeros(len(scores))
+        scaled = scores / self._unit
+        beyond = np.minimum(scaled - self._scores[0], 0.0) / self._slope
+        return np.asarray(np.interp(scaled, self._scores, self._knots) + beyond)
+
     def _in_units(self, number: float) -> float:
         # Not beyond the largest float: the log holds no infinities.
         return min(max(number * self._unit, -sys.float_info.max), sys.float_info.max)
