@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metta.sweep import SmartDefaults
-from metta.sweep.config_defaults.parallelism import count_gpus, cpu_quotas, detect, free_memory
+from metta.sweep.agent.control_groups import cpu_quotas, memory_around
+from metta.sweep.config_defaults.parallelism import count_gpus, detect
 from metta.sweep.model.run import Resources
 
 GIB = 1 << 30
@@ -78,14 +79,14 @@ class TestVersion2:
         group(root, "slice", cpu_max="300000 100000", memory_max=8 * GIB, memory_current=0)
         group(root, "slice/job", cpu_max="max 100000", memory_max="max", memory_current=0)
         assert detect(Resources(), root).jobs == 3
-        assert list(free_memory(root))[1:] == [(8 * GIB, "the control group")]
+        assert list(memory_around(root))[1:] == [(8 * GIB, 8 * GIB, "the control group")]
         assert detect(Resources(memory_gb=3), root).jobs == 2
 
     def test_memory_in_use_counts_and_cached_files_do_not(self, tmp_path: Path) -> None:
         root = machine(tmp_path, cgroup="0::/\n")
         statistics = f"anon {2 * GIB}\ninactive_file {GIB}\nactive_file 7"
         group(root, "", memory_max=6 * GIB, memory_current=3 * GIB, memory_stat=statistics)
-        assert list(free_memory(root))[1:] == [(4 * GIB, "the control group")]
+        assert list(memory_around(root))[1:] == [(4 * GIB, 6 * GIB, "the control group")]
 
     def test_a_container_sees_its_group_as_the_root(self, tmp_path: Path) -> None:
         root = machine(tmp_path, cgroup="0::/../../docker/0123abcd\n")
@@ -107,7 +108,7 @@ class TestVersion1:
         limit = {"memory_limit_in_bytes": 5 * GIB, "memory_usage_in_bytes": 2 * GIB}
         group(root, "memory/job", **limit, memory_stat=f"cache 5\ntotal_inactive_file {GIB}")
         assert list(cpu_quotas(root)) == [(6.0, "the control group")]
-        assert list(free_memory(root))[1:] == [(4 * GIB, "the control group")]
+        assert list(memory_around(root))[1:] == [(4 * GIB, 5 * GIB, "the control group")]
         assert detect(Resources(), root).jobs == 3
 
     def test_no_limit_is_none(self, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ class TestVersion1:
         group(root, "cpu", cpu_cfs_quota_us=-1, cpu_cfs_period_us=100000)
         group(root, "memory", memory_limit_in_bytes=NO_LIMIT_V1, memory_usage_in_bytes=GIB)
         assert list(cpu_quotas(root)) == []
-        assert len(list(free_memory(root))) == 1
+        assert len(list(memory_around(root))) == 1
         assert detect(Resources(), root).jobs == 8
 
 

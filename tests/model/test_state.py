@@ -21,6 +21,7 @@ from metta.sweep.model.run_transitions import AFTER_THE_END
 from metta.sweep.model.space import Choice, SearchSpace, Uniform
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
+from metta.sweep.model.usage import JobUsage
 from metta.sweep.model.waiting import waits_for
 from model.logs import (
     BEGIN,
@@ -108,6 +109,7 @@ NEXT = {
     "dispatched": ev.JobDispatched(dispatcher="local"),
     "started": STARTED,
     "reported": ev.MetricsReported(metrics={"reward": 1.0}),
+    "measured": ev.ResourcesMeasured(usage=JobUsage(seconds=12.0)),
     "succeeded": ev.JobExited(outcome=Outcome.SUCCEEDED),
     "crashed": ev.JobExited(outcome=Outcome.FAILED),
     "killed": ev.JobExited(outcome=Outcome.KILLED),
@@ -176,12 +178,16 @@ ALLOWED = {
     },
     "training a branch": {
         **_TRAIN_OPEN,
-        **dict.fromkeys(("reported", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_TRAINING),
+        **dict.fromkeys(
+            ("reported", "measured", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_TRAINING
+        ),
     },
     "dispatched": {"started": JobStatus.IN_TRAINING, **_TRAIN_OPEN},
     "training": {
         **_TRAIN_OPEN,
-        **dict.fromkeys(("reported", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_TRAINING),
+        **dict.fromkeys(
+            ("reported", "measured", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_TRAINING
+        ),
     },
     "trained": {
         "eval granted": JobStatus.TRAINING_DONE_NO_EVAL,
@@ -192,7 +198,9 @@ ALLOWED = {
     "eval granted": {"started": JobStatus.IN_EVAL, **_EVAL_OPEN},
     "evaluating": {
         **_EVAL_OPEN,
-        **dict.fromkeys(("reported", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_EVAL),
+        **dict.fromkeys(
+            ("reported", "measured", "checkpoint saved", "dispatched", "stop requested"), JobStatus.IN_EVAL
+        ),
     },
     "evaluated": {
         "dispatched": JobStatus.EVAL_DONE_NOT_COMPLETED,
@@ -246,7 +254,7 @@ ALLOWED = {
     "retrying its evaluation": {**_RETRYING, "requeued": JobStatus.TRAINING_DONE_NO_EVAL},
     "being stopped": {
         **{name: status for name, status in _TRAIN_OPEN.items() if name != "stop requested"},
-        **dict.fromkeys(("reported", "checkpoint saved", "dispatched"), JobStatus.IN_TRAINING),
+        **dict.fromkeys(("reported", "measured", "checkpoint saved", "dispatched"), JobStatus.IN_TRAINING),
     },
     "paused": {
         "dispatched": JobStatus.PAUSED,
@@ -298,7 +306,8 @@ def test_the_table_of_transitions_speaks_of_every_event_about_runs():
         ev.ControllerStarted,
         ev.ControllerStopped,
     }
-    assert {type(body) for body in NEXT.values()} == set(Body.__args__) - about_sweeps
+    about_either = {ev.Noted}
+    assert {type(body) for body in NEXT.values()} == set(Body.__args__) - about_sweeps - about_either
 
 
 def test_only_the_next_attempt_is_granted():

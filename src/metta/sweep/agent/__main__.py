@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from metta.sweep.agent.messages import SOCKET_VARIABLE
 from metta.sweep.clock import SystemClock
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.observe.log_lines import LogFormat, configure_logging, wanted_format
 from metta.sweep.stores import open_reader, open_store, store_url
 from metta.sweep.stores.spooled import SpooledStore
 
@@ -40,7 +40,7 @@ def main(sweep_id: str) -> int:
     adopt_orphans()
     # The thread that writes to the store computes as well; what jobs do need not wait five milliseconds for it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(wanted_format() or LogFormat.TEXT)
     _serve(sweep_id, lambda: os.write(tell, b"1"))
     return 0
 

@@ -47,6 +47,8 @@ from metta.sweep.model.sweep import CommandTarget, Target
 PACKET_BYTES = 1 << 20
 #: When memory runs out, the kernel shall kill a job rather than the agent or the controller (from -1000 to 1000).
 _OOM_SCORE = 500
+#: In which the kernel counts what a process read and wrote (getrusage(2)).
+_BLOCK_BYTES = 512
 
 _decode = msgspec.json.Decoder(ForkRequest).decode
 #: The function beneath the one that turns numbers into enums and back, for which every trial would pay.
@@ -190,6 +192,8 @@ class ForkServer:
                         signal=-code if code < 0 else None,
                         cpu_seconds=usage.ru_utime + usage.ru_stime,
                         memory_peak_bytes=usage.ru_maxrss * 1024,
+                        read_bytes=usage.ru_inblock * _BLOCK_BYTES,
+                        written_bytes=usage.ru_oublock * _BLOCK_BYTES,
                     )
                 )
 

@@ -11,6 +11,7 @@ from metta.sweep.agent.failures import Verdict, oom_kills
 from metta.sweep.agent.messages import Exited, Finished
 from metta.sweep.model.events import JobExited
 from metta.sweep.model.run import JobDefinition, Outcome
+from metta.sweep.model.usage import JobUsage
 from metta.sweep.session import Progress
 
 #: How much of a log's end is searched for the last line of a command that failed.
@@ -69,7 +70,7 @@ class Job:
         self.began = now
         self._oom_kills = oom_kills_before
 
-    def end(self, exited: Exited | None, now: float) -> JobExited:
+    def end(self, exited: Exited | None, now: float, usage: JobUsage | None = None) -> JobExited:
         """The event that tells how it ended; `exited` is None when its process goes on to other jobs."""
         self.forget()
         verdict = self._verdict(exited)
@@ -83,6 +84,7 @@ class Job:
             signal=exited.signal if exited else None,
             cpu_seconds=exited.cpu_seconds if exited else None,
             memory_peak_bytes=max(self.memory_peak, exited.memory_peak_bytes if exited else 0) or None,
+            usage=usage,
         )
 
     def forget(self) -> None:

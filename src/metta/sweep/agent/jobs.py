@@ -18,12 +18,14 @@ from metta.sweep.agent.job import Job
 from metta.sweep.agent.memory import MemoryLimits
 from metta.sweep.agent.orders import Orders
 from metta.sweep.agent.recorder import Recorder
+from metta.sweep.agent.telemetry import Telemetry
 from metta.sweep.agent.workers import Worker, Workers
 from metta.sweep.errors import MetricError
 from metta.sweep.model import events as ev
 from metta.sweep.model.fidelity import SECONDS
 from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.sweep import CommandTarget, SweepConfig
+from metta.sweep.model.usage import JobUsage
 from metta.sweep.protocols import Clock
 from metta.sweep.session import Ending
 
@@ -56,6 +58,8 @@ class Jobs:
         self._orders = Orders(config, socket_path, self._shelf)
         self._workers = Workers(config, self)
         self._memory = MemoryLimits(self._workers.by_key)
+        resource = None if config.fidelity is None else config.fidelity.resource
+        self._telemetry = Telemetry(self._workers.by_key, resource, self._measured_use, clock)
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._ended: deque[str] = deque(maxlen=_REMEMBERED)
@@ -71,7 +75,7 @@ class Jobs:
 
     async def run(self) -> None:
         """Follow them, hold them to their limits and tidy up behind them, for ever."""
-        await asyncio.gather(self._tail(), self._memory.run(), self._shelf.run())
+        await asyncio.gather(self._tail(), self._memory.run(), self._telemetry.run(), self._shelf.run())
 
     def close(self) -> None:
         """End their processes."""
@@ -215,6 +219,7 @@ class Jobs:
         assert worker.pid is not None
         job.begin(self._clock.monotonic(), self._oom_kills)
         self._memory.watch(job)
+        self._telemetry.begin(job, worker)
         gpus = tuple(int(gpu) for gpu in job.gpus if gpu.isdecimal())
         self._record(job, ev.JobStarted(host=self._host, pid=worker.pid, log=str(job.log), gpus=gpus))
         if self._config.job_timeout_s is not None:
@@ -251,6 +256,10 @@ class Jobs:
         self._recorder.add(body, run_id=job.definition.run_id, job_id=job.job_id)
         if isinstance(body, ev.MetricsReported):
             self._shelf.measured(job.job_id, body.metrics)
+            self._telemetry.reported(job, body.metrics)
+
+    def _measured_use(self, job: Job, usage: JobUsage) -> None:
+        self._record(job, ev.ResourcesMeasured(usage=usage))
 
     async def _tail(self) -> None:
         while True:
@@ -324,7 +333,7 @@ class Jobs:
 
     def _end(self, job: Job, exited: msg.Exited | None) -> None:
         now = self._clock.monotonic() if job.ended is None else job.ended
-        self._record(job, job.end(exited, now))
+        self._record(job, job.end(exited, now, self._telemetry.end(job, exited, now)))
         self._shelf.end(job.job_id)
         del self._jobs[job.job_id]
         self._ended.append(job.job_id)
@@ -335,6 +344,7 @@ class Jobs:
         for job in self._jobs.values():
             job.forget()
             self._shelf.end(job.job_id)
+        self._telemetry.forget()
         self._jobs.clear()
         self._waiting.clear()
         self._free_gpus = self._all_gpus()

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from metta.sweep.agent.failures import Verdict
 from metta.sweep.agent.job import Job
+from metta.sweep.agent.processes import JobProcesses, proportional_size
 from metta.sweep.agent.workers import Worker
 from metta.sweep.model.run import FailureKind, Outcome
 
@@ -31,7 +30,6 @@ _FASTEST_GROWTH = 8 * _GIB
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
 #: Walks over a job's pages take at most one part in so many of the time, unless the job has grown to its limit since.
 _WALKS_SHARE = 20
-_PAGE_BYTES = resource.getpagesize()
 
 
 class Usage(NamedTuple):
@@ -43,14 +41,10 @@ class Usage(NamedTuple):
 
 
 class MemorySampler:
-    """Finds the processes of jobs among the descendants of this process, and the memory that they use."""
+    """Finds the memory that jobs use."""
 
     def __init__(self) -> None:
-        self._root = os.getpid()
-        #: Processes that are not descended from this one. Nothing turns one of them into one of ours.
-        self._foreign: set[int] = set()
-        #: Process to leader, as of the last look: one that left its session and lost its parent is known by it.
-        self._leaders: dict[int, int] = {}
+        self._processes = JobProcesses()
         self._walks: dict[int, _Walk] = {}
 
     def sample(self, limits: Mapping[int, int]) -> dict[int, Usage]:
@@ -59,45 +53,13 @@ class MemorySampler:
         Args:
             limits: Of each job, the process that leads its session and the number of bytes it may use.
         """
-        ours = self._descendants()
-        leaders: dict[int, int] = {}
-        for pid in ours:
-            if leader := self._leader(pid, ours, limits):
-                leaders[pid] = leader
-        self._leaders = leaders
         self._walks = {leader: walk for leader, walk in self._walks.items() if leader in limits}
-        jobs: dict[int, list[int]] = {}
-        for pid, leader in leaders.items():
-            jobs.setdefault(leader, []).append(pid)
-        return {
-            leader: Usage(self._used(leader, pids, sum(ours[pid].resident for pid in pids), limits[leader]), pids)
-            for leader, pids in jobs.items()
-        }
-
-    def _descendants(self) -> dict[int, _Process]:
-        listed = {int(name) for name in os.listdir("/proc") if name.isdecimal()}
-        self._foreign &= listed
-        processes = {pid: process for pid in listed - self._foreign if (process := _process(pid)) is not None}
-        ours: dict[int, _Process] = {}
-        for pid in processes:
-            ancestors, process_id = [], pid
-            while process_id != self._root and process_id not in ours and process_id in processes:
-                ancestors.append(process_id)
-                process_id = processes[process_id].parent
-            if process_id == self._root or process_id in ours:
-                ours |= {ancestor: processes[ancestor] for ancestor in ancestors}
-            elif process_id in self._foreign or process_id == 0:
-                self._foreign.update(ancestors)
-        return ours
-
-    def _leader(self, pid: int, ours: Mapping[int, _Process], limits: Mapping[int, int]) -> int | None:
-        while pid in ours:
-            if ours[pid].session in limits:
-                return ours[pid].session
-            if (before := self._leaders.get(pid)) in limits:
-                return before
-            pid = ours[pid].parent
-        return None
+        usages: dict[int, Usage] = {}
+        for leader, processes in self._processes.look(limits).items():
+            pids = [process.pid for process in processes]
+            resident = sum(process.resident for process in processes)
+            usages[leader] = Usage(self._used(leader, pids, resident, limits[leader]), pids)
+        return usages
 
     def _used(self, leader: int, pids: list[int], resident: int, limit: int) -> int:
         if resident <= limit:
@@ -109,16 +71,10 @@ class MemorySampler:
             if grown <= limit:
                 return grown
         begin = time.monotonic()
-        used = sum(map(_proportional, pids))
+        used = sum(map(proportional_size, pids))
         end = time.monotonic()
         self._walks[leader] = _Walk(used=used, resident=resident, due=end + _WALKS_SHARE * (end - begin))
         return used
-
-
-class _Process(NamedTuple):
-    parent: int
-    session: int
-    resident: int
 
 
 class _Walk(NamedTuple):
@@ -127,26 +83,6 @@ class _Walk(NamedTuple):
     resident: int
     #: Not before this time again.
     due: float
-
-
-def _process(pid: int) -> _Process | None:
-    try:
-        content = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None  # it has ended
-    # The second field is the program's name in parentheses, which may hold anything.
-    fields = content[content.rindex(b")") + 2 :].split()
-    return _Process(parent=int(fields[1]), session=int(fields[3]), resident=int(fields[21]) * _PAGE_BYTES)
-
-
-def _proportional(pid: int) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
-            if line.startswith(b"Pss:"):
-                return int(line.split()[1]) * 1024
-    # It has ended, or the kernel does not let us look.
-    process = _process(pid)
-    return process.resident if process is not None else 0
 
 
 class MemoryLimits:

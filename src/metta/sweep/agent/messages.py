@@ -135,8 +135,12 @@ class Exited(_Message, frozen=True, kw_only=True, tag="exited"):
     key: str
     exit_code: int | None = None
     signal: int | None = None
+    #: Its own, and that of all children that it had waited for.
     cpu_seconds: float
     memory_peak_bytes: int
+    #: From and to disks.
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 class SpawnFailed(_Message, frozen=True, kw_only=True, tag="spawn_failed"):

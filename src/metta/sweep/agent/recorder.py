@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from metta.sweep.errors import StoreError
 from metta.sweep.model.events import Body, Event, new_event
+from metta.sweep.observe.log_lines import log_events
 from metta.sweep.protocols import Clock
 from metta.sweep.stores.spooled import SpooledStore
 
@@ -62,6 +63,7 @@ class Recorder:
         self._store.append([event])
         self._settled.clear()
         self._added.set()
+        log_events([event])
 
     async def settle(self) -> None:
         """Wait until the store has, or has refused, everything that was added."""

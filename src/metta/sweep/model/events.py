@@ -16,6 +16,7 @@ from metta.sweep.model.ids import new_event_id
 from metta.sweep.model.run import FailureKind, JobType, Outcome, Parent, Rung
 from metta.sweep.model.space import Config
 from metta.sweep.model.sweep import SweepConfig, SweepStatus
+from metta.sweep.model.usage import JobUsage
 
 
 # Made by the hundred thousand, as in `run.py`, and plain data without cycles: the garbage collector need not search it.
@@ -137,6 +138,15 @@ class MetricsReported(_Body, frozen=True, kw_only=True, tag="metrics_reported"):
     metrics: dict[str, float]
 
 
+class ResourcesMeasured(_Body, frozen=True, kw_only=True, tag="resources_measured"):
+    """What a job that goes on has used so far: what is known of it should nobody see its end.
+
+    Told the more seldom, the longer it has run.
+    """
+
+    usage: JobUsage
+
+
 class JobExited(_Body, frozen=True, kw_only=True, tag="job_exited"):
     """The job's process is gone, or its worker is done with it."""
 
@@ -156,6 +166,8 @@ class JobExited(_Body, frozen=True, kw_only=True, tag="job_exited"):
     failure: FailureKind | None = None
     #: Of a failure: equal for failures of the same kind at the same place of the code.
     signature: str | None = None
+    #: What it used, measured to its end.
+    usage: JobUsage | None = None
 
 
 class JobLost(_Body, frozen=True, kw_only=True, tag="job_lost"):
@@ -294,6 +306,19 @@ class StateRepaired(_Body, frozen=True, kw_only=True, tag="state_repaired"):
     after: dict[str, Any]
 
 
+class Noted(_Body, frozen=True, kw_only=True, tag="noted"):
+    """Somebody wrote down what the system itself has no event for, about the sweep or a run; nothing follows from it.
+
+    Deciders, trials and tools of one's own say by it what they thought. See `observe.event_log`.
+    """
+
+    #: What kind of note, such as `note` or `scheduling_decision`.
+    topic: str
+    text: str = ""
+    #: In JSON's terms.
+    data: dict[str, Any] = {}
+
+
 Body: TypeAlias = (
     SweepCreated
     | SweepResumed
@@ -309,6 +334,7 @@ Body: TypeAlias = (
     | JobDispatched
     | JobStarted
     | MetricsReported
+    | ResourcesMeasured
     | JobExited
     | JobLost
     | CheckpointSaved
@@ -325,6 +351,7 @@ Body: TypeAlias = (
     | RunRestored
     | RunRescored
     | StateRepaired
+    | Noted
 )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from metta.sweep.model.space import Config
+from metta.sweep.model.usage import JobUsage
 
 
 class JobStatus(StrEnum):
@@ -277,6 +278,8 @@ class JobInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults
     #: As of JobDefinition.
     until: float | None = None
     keep: tuple[int, ...] = ()
+    #: As far as it was measured, without its curves.
+    usage: JobUsage | None = None
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

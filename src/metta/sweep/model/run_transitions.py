@@ -13,6 +13,7 @@ from metta.sweep.model.events import Event
 from metta.sweep.model.fidelity import SECONDS, Fidelity
 from metta.sweep.model.run import Checkpoint, JobInfo, JobState, JobStatus, JobType, Outcome, Rung, RunInfo, Undone
 from metta.sweep.model.sweep_transitions import check_finite, check_plain, refused
+from metta.sweep.model.usage import JobUsage, numbers_of
 
 
 def created(event: Event, run_id: str, body: ev.RunCreated) -> RunInfo:
@@ -118,6 +119,19 @@ def _metrics_reported(run: RunInfo, event: Event, body: ev.MetricsReported) -> R
     return replace(run, metrics={**run.metrics, **body.metrics}, reports=run.reports + 1, jobs=jobs)
 
 
+def _resources_measured(run: RunInfo, event: Event, body: ev.ResourcesMeasured) -> RunInfo:
+    job = _running_job(run, event)
+    return replace(run, jobs=_with_job(run, replace(job, usage=_kept(event, body.usage))))
+
+
+def _kept(event: Event, usage: JobUsage | None) -> JobUsage | None:
+    """What a run keeps of a measurement: its curves would weigh more than all the rest of it."""
+    if usage is None:
+        return None
+    check_finite(event, dict(numbers_of(usage)))
+    return usage if usage.curves is None else replace(usage, curves=None)
+
+
 def _job_exited(run: RunInfo, event: Event, body: ev.JobExited) -> RunInfo:
     job = _current_job(run, event)
     check_finite(event, {"seconds": body.seconds})
@@ -128,6 +142,7 @@ def _job_exited(run: RunInfo, event: Event, body: ev.JobExited) -> RunInfo:
         outcome=body.outcome,
         failure=body.failure,
         signature=body.signature,
+        usage=job.usage if body.usage is None else _kept(event, body.usage),
     )
     run = replace(run, jobs=_with_job(run, ended), cost=run.cost + body.seconds)
     if body.outcome is Outcome.SUCCEEDED:
@@ -380,8 +395,13 @@ def _state_repaired(run: RunInfo, event: Event, body: ev.StateRepaired) -> RunIn
         raise refused(event, str(error)) from error
 
 
+def _noted(run: RunInfo, event: Event, body: ev.Noted) -> RunInfo:
+    check_plain(event, {"data": body.data})
+    return run
+
+
 #: What may still happen to the runs of a sweep that has ended.
-AFTER_THE_END = (ev.RunRolledBack, ev.RunRestored, ev.RunRescored, ev.StateRepaired, ev.CheckpointDeleted)
+AFTER_THE_END = (ev.RunRolledBack, ev.RunRestored, ev.RunRescored, ev.StateRepaired, ev.CheckpointDeleted, ev.Noted)
 
 _RunTransition: TypeAlias = Callable[[RunInfo, Event, Any], RunInfo]
 RUN_TRANSITIONS: dict[type, _RunTransition] = {
@@ -389,6 +409,7 @@ RUN_TRANSITIONS: dict[type, _RunTransition] = {
     ev.JobDispatched: _job_dispatched,
     ev.JobStarted: _job_started,
     ev.MetricsReported: _metrics_reported,
+    ev.ResourcesMeasured: _resources_measured,
     ev.JobExited: _job_exited,
     ev.JobLost: _job_lost,
     ev.CheckpointSaved: _checkpoint_saved,
@@ -405,4 +426,5 @@ RUN_TRANSITIONS: dict[type, _RunTransition] = {
     ev.RunRestored: _run_restored,
     ev.RunRescored: _run_rescored,
     ev.StateRepaired: _state_repaired,
+    ev.Noted: _noted,
 }

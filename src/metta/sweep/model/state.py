@@ -60,6 +60,11 @@ class SweepState(msgspec.Struct, frozen=True, kw_only=True):
         """Sequence number of the last event folded; 0 before the first."""
         return self.metadata.seq if self.metadata else 0
 
+    @property
+    def best(self) -> RunInfo | None:
+        """The best run; None before any has completed."""
+        return None if self.sweep.best_run_id is None else self.runs[self.sweep.best_run_id]
+
     def waiting_for(self, *what: WaitsFor) -> list[RunInfo]:
         """The runs that wait for one of these, by index."""
         runs = [self.runs[run_id] for each in what for run_id in self.waiting[each]]

@@ -116,7 +116,12 @@ def _sweep_ended(before: SweepMetadata | None, event: Event, body: ev.SweepEnded
     return replace(sweep, status=body.status, reason=body.reason, ended_at=event.at)
 
 
-def _noted(before: SweepMetadata | None, event: Event, body: ev.Body) -> SweepMetadata:
+def _unchanged(before: SweepMetadata | None, event: Event, body: ev.Body) -> SweepMetadata:
+    return _existing(before, event)
+
+
+def _noted(before: SweepMetadata | None, event: Event, body: ev.Noted) -> SweepMetadata:
+    check_plain(event, {"data": body.data})
     return _existing(before, event)
 
 
@@ -129,8 +134,9 @@ SWEEP_TRANSITIONS: dict[type, _SweepTransition] = {
     ev.DispatchFailed: _dispatch_failed,
     ev.SweepStopRequested: _sweep_stop_requested,
     ev.SweepEnded: _sweep_ended,
-    ev.ControllerStarted: _noted,
-    ev.ControllerStopped: _noted,
+    ev.ControllerStarted: _unchanged,
+    ev.ControllerStopped: _unchanged,
+    ev.Noted: _noted,
 }
 
 
