@@ -35,6 +35,7 @@ from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepConfig, SweepStatus
 from metta.sweep.model.waiting import WITH_JOB
+from metta.sweep.observe.log_lines import log_events
 from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Placement, Standing, Store
 
 #: With nothing to do, look around this often: for signals, lost jobs, limits of time.
@@ -314,6 +315,7 @@ class SweepController:
 
     def _notify(self) -> None:
         events, self._events = self._events, []
+        log_events(events)
         if events and self._observer is not None:
             self._observer(self.state, events)
 

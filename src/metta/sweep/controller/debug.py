@@ -19,6 +19,7 @@ from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobDefinition, JobStatus
 from metta.sweep.model.state import SweepState, fold
+from metta.sweep.observe.wording import event_text
 from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Store
 
 _HELP = """\
@@ -28,8 +29,6 @@ c           go on to the next breakpoint, or to the end
 q           leave; running jobs go on, and so does the sweep when it is resumed
 h           this help
 """
-#: Of an event, what its line leaves out: what it says otherwise, and what is long.
-_UNSAID = {"type", "acquisition", "index", "job_type", "attempt"}
 #: Stands for a lease that is yet to be taken: no real one has this number.
 _NO_FENCE = 0
 
@@ -242,7 +241,8 @@ class DebugController(SweepController):
         """What has happened since the last time, a line each, decisions with their reasons."""
         self._notify()
         events, self._untold, self._told = self._untold, [], self.state
-        return "".join(map(_line, events)) or "nothing happened, and nothing was to be decided\n"
+        lines = "".join(f"  {event_text(event)}\n" for event in events)
+        return lines or "nothing happened, and nothing was to be decided\n"
 
     def _summary(self) -> str:
         sweep = self.state.sweep
@@ -295,21 +295,6 @@ class DebugController(SweepController):
         with suppress(SweepError):
             self._append([*self._unlogged, Decision(body=ev.ControllerStopped(reason=reason))])
             self._store.release_lease(self._lease)
-
-
-def _line(event: Event) -> str:
-    """What an event says, and why it came to that."""
-    said = msgspec.to_builtins(event.body)
-    reasons = [*said.pop("reasons", ()), *filter(None, [said.pop("reason", None)])]
-    shown = " ".join(f"{name}={_value(value)}" for name, value in said.items() if name not in _UNSAID)
-    because = f"  because: {'; '.join(reasons)}" if reasons else ""
-    return f"  {event.type} {event.job_id or event.run_id or event.sweep_id} {shown}".rstrip() + f"{because}\n"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_value(each)}" for name, each in value.items()) + "}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _read_line() -> str | None:
