@@ -38,7 +38,7 @@ def main() -> None:
         write_sweep(store, folder, options.runs)
         store.close()
         optuna_url = _optuna_study(folder, trials=20 if options.quick else 100)
-        _fill(report, _measure(_commands(optuna_url), rounds, {STORE_VARIABLE: url}))
+        _fill(report, measure(_commands(optuna_url), rounds, {STORE_VARIABLE: url}))
     report.finish(options.json, options.folder)
 
 
@@ -81,7 +81,7 @@ def _optuna_study(folder: Path, trials: int) -> str:
     return url
 
 
-def _measure(
+def measure(
     commands: Mapping[str, Sequence[str]], rounds: int, environment: Mapping[str, str]
 ) -> dict[str, list[Process]]:
     """All in turn, round after round, so that noise meets all alike; a first round warms up and is not counted."""

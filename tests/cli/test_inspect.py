@@ -160,6 +160,9 @@ def test_show_tells_all_about_a_run_and_why_it_was_started(metta: CommandLine) -
     run_id = BEST["run_id"]
     shape = metta("show", run_id, "--json").json
     [job] = shape.pop("jobs")
+    metrics = shape.pop("run_metrics")
+    assert (metrics["training_time"], metrics["total_time"], metrics["memory_peak_gb"]) == (3600.0, 3600.0, None)
+    assert shape.pop("curves") == {}
     assert shape == BEST | {"reports": 1, "reasons": ["sample"], "checkpoints": []}
     assert (job["job_id"], job["type"], job["outcome"]) == (f"{run_id}.train.1", "train", "succeeded")
     assert (job["started_at"], job["ended_at"]) == (BEST["started_at"], BEST["ended_at"])
@@ -170,6 +173,7 @@ def test_show_tells_all_about_a_run_and_why_it_was_started(metta: CommandLine) -
         "lr = 0.01",
         "sample",
         "pid 4321",
+        "1h00m in all, training 1h00m",
     ):
         assert fact in text
     assert "reward was not reported" in metta("show", FAILED["run_id"]).out
@@ -191,7 +195,15 @@ def test_status_for_people_names_the_counts_the_best_and_what_to_do_next(metta: 
 
 def test_reading_writes_nothing(metta: CommandLine) -> None:
     before = [metta.store.fetch_sweeps(), metta.files()]
-    for command in (["list"], ["status"], ["best"], ["show", BEST["run_id"]]):
+    for command in (
+        ["list"],
+        ["status"],
+        ["best"],
+        ["show", BEST["run_id"]],
+        ["analyze"],
+        ["compare", DONE, UNDERWAY],
+        ["export"],
+    ):
         assert metta(*command).code == 0
     assert [metta.store.fetch_sweeps(), metta.files()] == before
 
@@ -202,9 +214,9 @@ def test_the_schema_is_json(metta: CommandLine) -> None:
 
 def test_every_command_has_help_with_an_example(metta: CommandLine) -> None:
     group = get_command(app).commands["sweep"]  # type: ignore[attr-defined]
-    looking = {"list", "status", "show", "best", "schema", "logs"}
+    looking = {"list", "status", "show", "best", "schema", "logs", "events", "why", "replay", "analyze", "compare"}
     steering = {"run", "pause", "resume", "rollback", "stop", "debug"}
-    tending = {"doctor", "backup"}
+    tending = {"doctor", "backup", "export", "import"}
     inside_jobs = {"report", "checkpoint"}
     assert set(group.commands) == looking | steering | tending | inside_jobs
     for name, command in group.commands.items():
@@ -222,4 +234,8 @@ def test_a_shell_completes_commands_and_ids(metta: CommandLine) -> None:
 
     assert completions("metta", "sweep", "status", "46") == [DONE, UNDERWAY]
     assert completions("metta", "sweep", "status", "46h") == [UNDERWAY]
-    assert completions("metta", "sweep", "show", BEST["run_id"][:4]) == [BEST["run_id"]]
+    assert completions("metta", "sweep", "compare", "46") == [DONE, UNDERWAY]
+    for command in ("events", "replay"):
+        assert completions("metta", "sweep", command, "46h") == [UNDERWAY]
+    for command in ("show", "why"):
+        assert completions("metta", "sweep", command, BEST["run_id"][:4]) == [BEST["run_id"]]

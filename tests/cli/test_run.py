@@ -33,6 +33,23 @@ def test_progress_goes_to_standard_error_and_the_result_to_standard_output(metta
     assert metta("status", "--json", "--store", "elsewhere.db", METTA_SWEEP_STORE="nowhere.db").json == shape
 
 
+def test_what_happens_is_logged_as_lines_by_the_controller_and_the_agent(metta: CommandLine) -> None:
+    metta.write("train.py", TARGET)
+    result = metta("run", "train.py", "--log", "json")
+    assert (result.code, result.out) == (0, "")
+    lines = [json.loads(line) for line in result.err.splitlines()]
+    events = [event.type for event in metta.store.read(metta.latest().sweep_id)]
+    of_the_log = [line["event"] for line in lines if "event" in line]
+    # All but the creation, which is no doing of the controller, and what goes on inside of jobs.
+    assert of_the_log == [name for name in events[1:] if name not in {"metrics_reported", "job_dispatched"}]
+    assert len({line["run_id"] for line in lines if "run_id" in line}) == 4
+    agent = [
+        json.loads(line) for line in (Path(metta.latest().config.directory) / "agent.log").read_text().splitlines()
+    ]
+    assert [line["event"] for line in agent if "event" in line].count("job_exited") == 4
+    assert "did you mean 'json'" in metta("run", "train.py", "--log", "jsn").error
+
+
 @pytest.mark.slow
 def test_the_same_command_goes_on_with_a_killed_sweep_and_starts_a_numbered_one_after_a_finished_one(
     metta: CommandLine,

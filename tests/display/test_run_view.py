@@ -1,4 +1,4 @@
-"""What `metta sweep show` says of a run's checkpoints."""
+"""What `metta sweep show` says of a run's checkpoints, and of what it took."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from metta.sweep.model.events import Event
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import Outcome, Parent
 from metta.sweep.model.state import EMPTY, fold
+from metta.sweep.model.usage import Curves, JobUsage, Pace
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
 
@@ -111,3 +112,36 @@ def test_scripts_see_all_of_it() -> None:
             "score": 1.0,
         },
     ]
+
+
+def test_what_a_run_took_and_what_held_it_up_is_shown_and_in_the_json() -> None:
+    usage = JobUsage(
+        seconds=3600.0,
+        looks=3600,
+        cpu_seconds=3600.0,
+        memory_peak_bytes=3 << 29,
+        read_bytes=1 << 30,
+        written_bytes=0,
+        gpu_utilization=(0.1, 0.9, 0.2),
+        pace=Pace(count=2, first_s=20, last_s=3580, first_step=1, first_step_s=20, last_step=179, last_step_s=3580),
+        curves=Curves(every_s=60.0, cpus=(1.0, 0.5)),
+    )
+    events = [
+        replace(event, body=replace(event.body, usage=usage)) if isinstance(event.body, ev.JobExited) else event
+        for event in history()
+    ]
+    state = fold(EMPTY, events)
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(run_view(state.runs[RUN], state.sweep, events))
+    lines = [line.rstrip() for line in screen.getvalue().splitlines()]
+    assert all(len(line) <= 80 for line in lines)
+    shown = " ".join(" ".join(lines).split())
+    assert "time 1h00m in all, training 1h00m" in shown
+    assert "used 1.00 processors, 1.5 GiB of memory at its peak, 1 GiB from and to disks" in shown
+    assert "gpu ▁█▂ busy 40% of the time" in shown
+    assert "pace 0.05 steps a second" in shown
+    assert "gpu starved by data loading: its GPU was busy 40% of the time, 1.0 of 1 processors busy" in shown
+    shape = run_detail_shape(state.runs[RUN], events)
+    assert shape["run_metrics"]["memory_peak_gb"] == 1.5
+    assert shape["run_metrics"]["bottlenecks"][0]["kind"] == "gpu starved by data loading"
+    assert shape["curves"] == {f"{RUN}.train.1": {"every_s": 60.0, "cpus": (1.0, 0.5)}}

@@ -33,6 +33,18 @@ def differences(left: SweepConfig, right: SweepConfig) -> dict[str, tuple[Any, A
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def all_differences(left: SweepConfig, right: SweepConfig) -> dict[str, tuple[Any, Any]]:
+    """In what two sweeps differ at all, limits and seeds included: by field, the two values; for people to read.
+
+    Names and folders of files, which always differ, do not count.
+    """
+    found = differences(left, right)
+    own = {"name", "directory", "target", "evaluate", *found}
+    pairs = {name: (getattr(left, name), getattr(right, name)) for name in SweepConfig.__struct_fields__}
+    rest = {name: pair for name, pair in pairs.items() if name not in own and pair[0] != pair[1]}
+    return {**found, **rest}
+
+
 def describe_differences(found: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """A line for each difference, those of search spaces by parameter."""
     lines: list[str] = []

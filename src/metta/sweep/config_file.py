@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -36,6 +36,25 @@ _Loader.yaml_implicit_resolvers = {
 }
 for _tag, _pattern in _SCALARS.items():
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789tTfF"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever this loader, or one of YAML 1.1, would not read as the text that it is."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+
+
+def dump(values: Mapping[str, Any] | Sequence[Any]) -> str:
+    """YAML that `load` reads as these values."""
+    # Lists in a line, as people write them; keys in the order in which they come.
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
 
 
 class Loaded(NamedTuple):

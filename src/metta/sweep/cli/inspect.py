@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,6 +16,16 @@ from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Reader
 from metta.sweep.stores import open_reader, store_url
+
+
+class BestFormat(StrEnum):
+    """How the best runs are printed."""
+
+    TABLE = "table"
+    YAML = "yaml"
+    JSON = "json"
+    CLI = "cli"
+
 
 #: Statuses of runs that have work to do.
 _UNENDED = [status for status in JobStatus if not status.ended]
@@ -120,6 +133,12 @@ def show(run: RunArgument, store: StoreOption = None, as_json: JsonOption = Fals
 def best(
     sweep: SweepArgument = None,
     top: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    kind: Annotated[
+        BestFormat,
+        typer.Option(
+            "--format", help="table; yaml: the configurations; json: as --json; cli: command lines that rerun them."
+        ),
+    ] = BestFormat.TABLE,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -129,7 +148,7 @@ def best(
     opened = open_reader(store_url(store))
     found = find_sweep(opened, sweep)
     runs = opened.fetch_runs(found.sweep_id, best_first=True, limit=top)
-    if as_json:
+    if as_json or kind is BestFormat.JSON:
         from metta.sweep.cli.shapes import print_json, run_shape
 
         print_json([run_shape(run) for run in runs])
@@ -138,12 +157,27 @@ def best(
         raise NotFoundError(
             f"sweep {found.sweep_id} has no completed run yet; see: metta sweep status {found.sweep_id}"
         )
+    if kind is not BestFormat.TABLE:
+        sys.stdout.write(_best_text(found, runs, kind))
+        return
     from metta.sweep.display.views import console, runs_table
 
     title = f"best of {found.config.name} ({found.sweep_id}), {found.config.direction} {found.config.metric}"
     screen = console()
     screen.print(title, style="italic")
     screen.print(runs_table(runs, found, screen))
+
+
+def _best_text(sweep: SweepMetadata, runs: Sequence[RunInfo], kind: BestFormat) -> str:
+    if kind is BestFormat.CLI:
+        from metta.sweep.display.commands import rerun_command
+
+        return "".join(f"{rerun_command(sweep.config, run)}\n" for run in runs)
+    from metta.sweep.config_file import dump
+    from metta.sweep.model.space import nest
+
+    entries = [{"run_id": run.run_id, "score": run.score, "config": nest(run.config)} for run in runs]
+    return dump(entries)
 
 
 def schema() -> None:

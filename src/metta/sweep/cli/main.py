@@ -9,13 +9,26 @@ from typing import Annotated
 
 import typer
 
-from metta.sweep.cli import backup, checkpoints, control, debug, doctor, inspect, logs, run
+from metta.sweep.cli import (
+    analysis,
+    backup,
+    checkpoints,
+    control,
+    debug,
+    doctor,
+    events,
+    exchange,
+    inspect,
+    logs,
+    replay,
+    run,
+)
 from metta.sweep.errors import StoreError, SweepError, UsageError
 
 app = typer.Typer(name="metta", no_args_is_help=True, help="Tools for training.", rich_markup_mode=None)
 sweep = typer.Typer(no_args_is_help=True, help="Hyperparameter sweeps that survive kill -9.", rich_markup_mode=None)
 app.add_typer(sweep, name="sweep")
-for commands in (run, inspect, logs, control, checkpoints, doctor, debug, backup):
+for commands in (run, inspect, logs, events, replay, analysis, control, checkpoints, doctor, debug, backup, exchange):
     commands.register(sweep)
 
 

@@ -49,6 +49,9 @@ SweepArgument = Annotated[
 RequiredSweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", autocompletion=_complete_sweep, help="Id, unique prefix or name.")
 ]
+SweepsArgument = Annotated[
+    list[str], typer.Argument(metavar="SWEEP...", autocompletion=_complete_sweep, help="Ids, unique prefixes or names.")
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", autocompletion=_complete_run, help="Id or unique prefix, or SWEEP/RUN.")
 ]
@@ -56,6 +59,12 @@ SweepOrRunArgument = Annotated[
     str,
     typer.Argument(
         metavar="SWEEP|RUN", autocompletion=_complete_either, help="Id, unique prefix or name; or SWEEP/RUN."
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run", metavar="RUN", autocompletion=_complete_run, help="Only this run: id or unique prefix in the sweep."
     ),
 ]
 ResumeOption = Annotated[

@@ -56,6 +56,14 @@ def run(  # noqa: PLR0917 (one parameter an option)
     steps: Annotated[
         int | None, typer.Option(min=1, help="With --dry-run: how many starts to show. Default: 10.")
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="text|json",
+            autocompletion=lambda: ["text", "json"],
+            help="Log what happens, a line each, instead of showing progress. Default: what METTA_SWEEP_LOG says.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a sweep, or go on with it: run the same command again after a kill, and nothing is lost.
@@ -63,6 +71,7 @@ def run(  # noqa: PLR0917 (one parameter an option)
     Ctrl-C once: start nothing new and let running jobs finish. Twice: cancel them.
     """
     from metta.sweep.launch import check, launch
+    from metta.sweep.observe.log_lines import LOG_VARIABLE, check_logging
 
     overrides: dict[str, Any] = {
         "name": name,
@@ -72,6 +81,9 @@ def run(  # noqa: PLR0917 (one parameter an option)
         "seed": seed,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
+    if log is not None:
+        os.environ[LOG_VARIABLE] = log  # for the sweep's agent, and a controller in the background
+    check_logging()
     if (target is None) == (resume is None):
         raise ConfigError("give a TARGET to sweep or --resume SWEEP, and not both")
     if dry_run or steps is not None:
@@ -97,6 +109,7 @@ def run(  # noqa: PLR0917 (one parameter an option)
 def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> None:
     """Be the sweep's controller, here or in the background; ends the command with the exit code of the sweep."""
     from metta.sweep.display.progress import run_with_progress
+    from metta.sweep.observe.log_lines import configure_logging, wanted_format
 
     if launched.is_elsewhere:
         what = f"sweep {launched.sweep.sweep_id} ({launched.sweep.config.name})"
@@ -106,7 +119,9 @@ def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> 
         _detach(store, launched)
         _print_started(launched, as_json)
         return
-    state = run_with_progress(store, launched, show=True)
+    if (form := wanted_format()) is not None:
+        configure_logging(form)
+    state = run_with_progress(store, launched, show=form is None)
     if as_json:
         _print_state(state)
     raise typer.Exit(_exit_code(state))

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from metta.sweep.analysis.progress import estimate_end
+from metta.sweep.display.run_metrics import metrics_rows
 from metta.sweep.display.views import (
     STYLES,
     config_text,
@@ -24,6 +25,7 @@ from metta.sweep.display.views import (
 )
 from metta.sweep.model.events import Event, reasons_of
 from metta.sweep.model.run import Checkpoint, JobInfo, JobStatus, Parent, RunInfo
+from metta.sweep.model.run_metrics import run_metrics
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Heartbeat
 
@@ -40,13 +42,14 @@ def status_view(
     *,
     now: float,
     controlled: bool,
+    is_past: bool = False,
 ) -> RenderableType:
-    """A sweep at a glance."""
+    """A sweep at a glance; one that is past does not say what could be done about it."""
     config = sweep.config
     limit = f" of {config.max_trials}" if config.max_trials else ""
     rows: list[tuple[str, RenderableType]] = [
         ("sweep", f"{sweep.sweep_id} ({config.name})"),
-        ("status", _status_line(sweep, controlled)),
+        ("status", _status_line(sweep, controlled, is_past=is_past)),
         ("runs", Text.assemble(f"{sweep.ended_count}{limit} ended: ", counts_text(sweep))),
         ("strategy", f"{strategy_text(config.strategy)}, {config.direction} {config.metric}"),
         ("compute", duration(sweep.cost)),
@@ -68,11 +71,14 @@ def status_view(
     return Group(*parts)
 
 
-def _status_line(sweep: SweepMetadata, controlled: bool) -> Text:
+def _status_line(sweep: SweepMetadata, controlled: bool, *, is_past: bool) -> Text:
     line = status_text(sweep.status)
     if sweep.reason:
         line.append(f": {sweep.reason}", style="default")
-    if sweep.status is SweepStatus.PAUSED:
+    if is_past:
+        is_alone = not sweep.status.ended and not controlled
+        line.append("; no controller was at work" if is_alone else "", style="yellow")
+    elif sweep.status is SweepStatus.PAUSED:
         line.append(f"; go on with: {go_on_command(sweep)}", style="yellow")
     elif not sweep.status.ended and not controlled:
         line.append(f"; no controller is at work: {go_on_command(sweep)}", style="yellow")
@@ -100,6 +106,7 @@ def run_view(
     rows += [("metric", f"{name} = {number(value)}") for name, value in run.metrics.items()]
     rows += [("why", reason) for reason in reasons_of(events)]
     rows += [("job", _job_line(job)) for job in run.jobs]
+    rows += metrics_rows(run_metrics(run, None if run.status.ended else now))
     rows += [("log", job.log) for job in run.jobs if job.log]
     rows += [("checkpoint", _checkpoint_line(checkpoint, sweep, now)) for checkpoint in run.checkpoints]
     return facts(rows)

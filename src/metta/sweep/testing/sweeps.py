@@ -18,6 +18,7 @@ from metta.sweep.model.run import FailureKind, JobInfo, JobState, JobStatus, Job
 from metta.sweep.model.space import Choice, LogUniform, SearchSpace
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.model.sweep import CommandTarget, SweepConfig, SweepStatus
+from metta.sweep.model.usage import Curves, JobUsage
 
 SWEEP = "sw33p"
 START = 1_700_000_000.0
@@ -193,6 +194,7 @@ class _Author:
             metrics = {name: self._choose.gauss(0, 1) for name in names}
             steps += [ev.MetricsReported(metrics={**metrics, "epoch": float(self._choose.randint(1, 9))})] * 3
             steps += [self._exit()] * 4
+            steps.append(ev.ResourcesMeasured(usage=self._usage()))
             step = self._choose.randint(1, 4)
             path = f"checkpoints/{step}"
             steps += [ev.CheckpointSaved(step=step, path=path, sha256=_SHA256, size_bytes=4096)] * 2
@@ -207,13 +209,21 @@ class _Author:
                 steps += [copied] * 4
         self._add(self._choose.choice(steps), run, job.job_id)
 
+    def _usage(self) -> JobUsage:
+        return JobUsage(
+            seconds=self._choose.randint(1, 99) / 4,
+            cpu_seconds=self._choose.randint(0, 99) / 4,
+            memory_peak_bytes=self._choose.randint(1, 1 << 34),
+            curves=Curves(every_s=1.0, cpus=(0.5, 1.0)),
+        )
+
     def _exit(self) -> ev.JobExited:
         outcome = self._choose.choice([Outcome.SUCCEEDED] * 9 + list(Outcome))
         # Quarters of a second add up exactly, in whatever order.
         seconds = self._choose.randint(0, 9) / 4
         # Without a failure, as versions before retries wrote it.
         if outcome not in _FAILURES or self._choose.random() < 0.2:
-            return ev.JobExited(outcome=outcome, seconds=seconds)
+            return ev.JobExited(outcome=outcome, seconds=seconds, usage=self._choose.choice([None, self._usage()]))
         failure, signature = self._choose.choice(_FAILURES[outcome]), self._choose.choice(_SIGNATURES)
         return ev.JobExited(outcome=outcome, seconds=seconds, failure=failure, signature=signature, error=signature)
 
@@ -269,7 +279,7 @@ class _Author:
 
     def _revise(self) -> None:
         """Somebody takes back, mends, amends or tries again what there is; most of it also after the sweep's end."""
-        revisions: list[Callable[[], None]] = [self._amend]
+        revisions: list[Callable[[], None]] = [self._amend, self._note]
         if self._runs():
             revisions.append(partial(self._repair, self._choose.choice(self._runs())))
         for run in self._runs():
@@ -291,6 +301,10 @@ class _Author:
     def _repair(self, run: RunInfo) -> None:
         after = {"cost": run.cost + self._choose.randint(1, 9) / 4}
         self._add(ev.StateRepaired(problem="its cost was wrong", before={"cost": run.cost}, after=after), run)
+
+    def _note(self) -> None:
+        run = self._choose.choice([None, *self._runs()])
+        self._add(ev.Noted(topic="note", text="the user thinks", data={"of": len(self.history)}), run)
 
     def _amend(self) -> None:
         metric, direction = self._choose.choice(_METRICS), self._choose.choice(["maximize", "minimize"])

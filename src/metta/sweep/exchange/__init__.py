@@ -1,0 +1,1 @@
+"""Sweeps in other forms: what is exported, and how it comes back in."""
