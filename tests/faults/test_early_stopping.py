@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faults.world import MakeWorld
+from metta.sweep.model.events import RunStopped
 from metta.sweep.model.run import JobStatus, Outcome, Rung, RunInfo
 from waiting import wait_until
 
@@ -22,6 +24,18 @@ BODY = """
         report_metrics({"score": config["lr"] * (1 - 0.5 ** epoch), "epoch": epoch})
 """
 LEVELS = (1.0, 3.0)
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_mlp.py"
+TRIALS = 16
+#: The example, with less to do, by bayesian optimization and successive halving.
+CHANGES = {
+    "EPOCHS = 80\n": "EPOCHS = 27\n",
+    'strategy="random",': """name="faults",
+    strategy={"optimizer": "bayesian", "scheduler": "asha"},
+    fidelity={"maximum": 27, "grace_period": 3},
+    seed=3,""",
+    "max_trials=60": f"max_trials={TRIALS}",
+}
 
 
 def settings(mode: str) -> dict[str, Any]:
@@ -90,3 +104,27 @@ def test_time_slices_survive_kills_of_controller_and_agent(make_world: MakeWorld
     for run in state.runs.values():
         ends = [job.until for job in run.jobs if job.outcome in {Outcome.PAUSED, Outcome.SUCCEEDED}]
         assert ends == [3.0, 6.0, None]
+
+
+def test_networks_that_are_halved_survive_kills_of_controller_and_agent(make_world: MakeWorld) -> None:
+    world = make_world(max_trials=TRIALS)
+    source = EXAMPLE.read_text()
+    for before, after in CHANGES.items():
+        assert source.count(before) == 1, f"the example has no {before!r} any more"
+        source = source.replace(before, after)
+    world.target.write_text(source)
+    world.start_controller()
+    wait_until(lambda: world.is_over() or bool(world.bodies(RunStopped)), what="a run that is stopped early")
+    world.kill_controller()
+    world.start_controller()
+    wait_until(lambda: world.is_over() or (world.agent_pid() and world.running()), what="running jobs")
+    assert not world.is_over(), f"the sweep ended before it was killed\n{world.said}"
+    world.kill_agent()
+    world.kill_controller()
+    assert world.run_to_the_end() == 0, world.said
+    state = world.check()
+    assert sum(state.sweep.counts.values()) == TRIALS
+    assert set(state.sweep.counts) == {JobStatus.COMPLETED, JobStatus.STOPPED}
+    best = max((run.score, run.run_id) for run in state.runs.values() if run.score is not None)
+    assert best[0] > 0.95
+    check_that_the_worse_were_stopped(list(state.runs.values()))
