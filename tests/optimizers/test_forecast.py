@@ -100,7 +100,7 @@ def test_units_and_origin_of_the_metric_do_not_matter(seed: int, power: int, shi
     assert np.allclose(moved.deviations / 2.0**power, found.deviations, atol=1e-3)
 
 
-_VALUES = st.one_of(st.floats(-1e300, 1e300), st.sampled_from([0.0, 1.0, 1e300, -1e300]))
+_VALUES = st.one_of(st.floats(-1e300, 1e300), st.sampled_from([0.0, 1.0, 1e-300, 1e300, -1e300]))
 
 
 @settings(max_examples=200, deadline=None)

@@ -66,7 +66,8 @@ def forecast(levels: Floats, units: Floats) -> Forecast | None:
         return None
     unit = max(float(np.abs(_better_half(column[np.isfinite(column)])).max(initial=0.0)) for column in levels.T)
     unit = min(unit, _LARGEST) or 1.0
-    scaled = np.clip(levels / unit, -_FAR, _FAR)
+    with np.errstate(over="ignore"):
+        scaled = np.clip(levels / unit, -_FAR, _FAR)
     means, variances = scaled[:, 0].copy(), np.zeros(len(levels))
     coordinates = (units - 0.5) * _UNIT_VARIANCE
     for number in range(level):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class PB2Optimizer:
             return suggest_distinct(
                 history, n, lambda index, _: initial_design.point(config.seed, index, dimensions), "spread evenly"
             )
-        intervals = _nearest(_intervals(history, config.fidelity), history.parent.level)
+        intervals = _nearest(_in_space(config.search_space, _intervals(history, config.fidelity)), history.parent.level)
         if len(intervals) < _FEWEST_ROWS:
             return []
         with one_thread():
@@ -94,6 +94,12 @@ def _intervals(history: History, fidelity: Fidelity) -> Iterator[_Interval]:
             change = sign * (after / (end - level) - before / (end - level))
             if math.isfinite(change):
                 yield _Interval(run.config, level, change, (seq, run.index))
+
+
+def _in_space(space: SearchSpace, intervals: Iterator[_Interval]) -> Iterator[_Interval]:
+    """Without those of configurations that the space, amended since, does not hold."""
+    found = list(intervals)
+    return compress(found, Encoder(space).encode([each.config for each in found])[2])
 
 
 def _nearest(intervals: Iterator[_Interval], level: float) -> list[_Interval]:
@@ -146,9 +152,8 @@ def _suggestion(history: History, parent: Parent, fidelity: Fidelity, intervals:
     level = parent.level / fidelity.maximum
     feature_map = _map(space, {**_fixed_places(space, history.fixed), len(space.dimensions): level})
     encoder = Encoder(space)
-    units, active, fits = _with_levels(encoder, [(each.config, each.level / fidelity.maximum) for each in intervals])
-    changes = np.array([each.change for each in intervals])[fits]
-    units, active = units[fits], active[fits]
+    units, active, _ = _with_levels(encoder, [(each.config, each.level / fidelity.maximum) for each in intervals])
+    changes = np.array([each.change for each in intervals])
     warping = Warping.of(changes)
     features = feature_map.features(units, active)
     posterior = Posterior(fit(feature_map, features, warping.targets), feature_map, features, warping.targets)
