@@ -68,14 +68,18 @@ def uniforms() -> SearchStrategy[Uniform]:
     return _ordered(bounds).map(lambda pair: Uniform(*pair))
 
 
+def _have_different_logarithms(pair: tuple[float, float]) -> bool:
+    """Neighbouring floats have one logarithm, and are refused."""
+    return math.log(pair[0]) < math.log(pair[1])
+
+
 def log_uniforms() -> SearchStrategy[LogUniform]:
-    return _ordered(positive_bounds).map(lambda pair: LogUniform(*pair))
+    return _ordered(positive_bounds).filter(_have_different_logarithms).map(lambda pair: LogUniform(*pair))
 
 
 def continuous_ranges() -> SearchStrategy[Range]:
     linear = _ordered(finite_floats).map(lambda pair: Range(*pair))
-    # Neighbouring floats have one logarithm, and are refused.
-    apart = _ordered(st.floats(1e-300, 1e300)).filter(lambda pair: math.log(pair[0]) < math.log(pair[1]))
+    apart = _ordered(st.floats(1e-300, 1e300)).filter(_have_different_logarithms)
     log = apart.map(lambda pair: Range(*pair, log=True))
     return linear | log
 

@@ -46,3 +46,15 @@ def test_too_many_levels_are_refused_with_what_would_do() -> None:
     assert len(Fidelity(maximum=1000, interval=4.995).levels) == 200
     with pytest.raises(ConfigError, match="interval"):
         parse_settings({"search_space": {}, "metric": "m", "fidelity": {"maximum": 10, "interval": 0}})
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "levels"),
+    [
+        (Fidelity(maximum=1.0, grace_period=0.1, interval=0.1), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+        (Fidelity(maximum=1.0, grace_period=0.1, reduction_factor=3.0), (0.1, 0.3, 0.9)),
+    ],
+)
+def test_levels_are_the_numbers_that_a_trial_would_write(fidelity: Fidelity, levels: tuple[float, ...]) -> None:
+    """Or a trial that reports 0.3 would not have come to the level of 0.1 + 2 * 0.1."""
+    assert fidelity.levels == levels

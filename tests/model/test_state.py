@@ -674,6 +674,16 @@ def test_seconds_of_a_branch_count_on_from_its_parents():
     assert log.run().seconds == 10.0
 
 
+def test_what_the_parent_had_at_the_checkpoint_counts_for_a_branch_until_it_reports_itself():
+    """It may have nothing left to report: where the checkpoint is of the end, say."""
+    log = Log(BRANCH, GRANT, COPY, fidelity=Fidelity(maximum=27))
+    log.add(STARTED, RUN, TRAIN)
+    assert log.run().metrics == {"reward": 0.3}
+    assert log.run().jobs[-1].reported == ("reward",)
+    log.add(ev.MetricsReported(metrics={"epoch": 9.0, "reward": 0.5}), RUN, TRAIN)
+    assert log.run().metrics == {"epoch": 9.0, "reward": 0.5}
+
+
 def test_a_branch_comes_from_another_run():
     itself = msgspec.structs.replace(BRANCH[0], parent=msgspec.structs.replace(PARENT, run_id=RUN))
     nowhere = msgspec.structs.replace(BRANCH[0], parent=msgspec.structs.replace(PARENT, level=math.inf))

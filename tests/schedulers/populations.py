@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
+from metta.sweep.controller import revisions
 from metta.sweep.controller.controller import SweepController
 from metta.sweep.dispatchers.simulated import (
     Course,
@@ -100,6 +101,12 @@ class PopulationSweep:
 
     def run(self) -> SweepState:
         return self.controller().run()
+
+    def amend(self, changes: Mapping[str, Any]) -> None:
+        """As a user does who starts the sweep again with another file."""
+        for decision in revisions.amend(self.state(), changes):
+            event = new_event(decision.body, sweep_id=SWEEP, at=self.clock.now(), actor="user", run_id=decision.run_id)
+            self.store.append([event])
 
     @property
     def log(self) -> list[Event]:

@@ -124,7 +124,10 @@ class TestStopping:
 
 
 def check_promotions(history: list[Event]) -> None:
-    """Whoever goes on from a level is among the best third of those that have come there by then."""
+    """Whoever goes on from a level is among the best third of those that have come there by then.
+
+    But for the best of the highest level, when there were too few runs for anybody to come to the end.
+    """
     values: dict[float, dict[str, float]] = {}
     for event in history:
         body, run_id = event.body, event.run_id or ""
@@ -132,7 +135,8 @@ def check_promotions(history: list[Event]) -> None:
             values.setdefault(body.metrics["epoch"], {})[run_id] = body.metrics["reward"]
         if isinstance(body, ev.JobGranted) and body.attempt > 1:
             rivals = next(rivals for _, rivals in sorted(values.items(), reverse=True) if run_id in rivals)
-            best = sorted(rivals.values(), reverse=True)[: len(rivals) // 3]
+            is_last = "no run has been trained to its end" in body.reasons[0]
+            best = sorted(rivals.values(), reverse=True)[: 1 if is_last else len(rivals) // 3]
             assert rivals[run_id] in best
 
 
@@ -156,6 +160,7 @@ class TestWhateverRunsDo:
         state = halving.run()
         assert state.sweep.run_count == trials
         assert set(state.sweep.counts) <= {JobStatus.COMPLETED, JobStatus.STOPPED}
+        assert state.sweep.counts[JobStatus.COMPLETED] >= 1
         if scheduler == "asha" and mode == "promote":
             check_promotions(halving.history)
         for run in state.runs.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from metta.sweep.errors import ConfigError
 from metta.sweep.model import events as ev
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import JobDefinition, JobStatus, Outcome, RetryPolicy, RunInfo
-from metta.sweep.model.space import Choice, Range, SearchSpace, Uniform
+from metta.sweep.model.space import Choice, Constant, Range, SearchSpace, Uniform
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import Strategy, SweepStatus
 from metta.sweep.protocols import BranchRun, Wish
@@ -28,6 +29,7 @@ from schedulers.populations import (
     FIDELITY,
     LEVELS,
     PopulationSweep,
+    Training,
     by_index,
     completed,
     gain,
@@ -214,6 +216,38 @@ class TestTrouble:
     def test_where_nobody_saves_checkpoints_nobody_is_replaced(self) -> None:
         state = Halving(Strategy(scheduler="pbt"), lambda index, epoch: index + epoch, max_trials=40).run()
         assert state.sweep.counts == {JobStatus.COMPLETED: 8}
+
+    @pytest.mark.parametrize("every", [3, 5, 8, 10])
+    def test_trials_that_report_seldom_are_replaced_too_and_all_come_to_the_end(self, every: int) -> None:
+        def seldom(job: JobDefinition) -> Course:
+            course = Training()(job)
+            return replace(course, reports=[each for each in course.reports if not each.metrics["epoch"] % every])
+
+        state = PopulationSweep(model=seldom, max_trials=50).run()
+        assert len(completed(state)) == 8
+        assert {run.status for run in state.runs.values()} == {JobStatus.COMPLETED, JobStatus.STOPPED}
+        assert len(state.runs) > 8
+        assert all(run.score is not None for run in completed(state))
+
+    @pytest.mark.parametrize("fixed", [[], ["width"]])
+    @pytest.mark.parametrize("optimizer", ["random", "bayesian", "pb2"])
+    @pytest.mark.parametrize("width", [Choice([256, 512]), Constant(64)])
+    def test_the_space_may_be_amended_in_the_middle(
+        self, fixed: list[str], optimizer: str, width: Choice | Constant
+    ) -> None:
+        options = {"explore": "optimizer", "fixed": fixed}
+        sweep = PopulationSweep(
+            strategy=Strategy(optimizer=optimizer, scheduler="pbt", scheduler_options=options),
+            search_space=SearchSpace.of({"lr": Uniform(0.0, 1.0), "width": Choice([64, 128])}),
+        )
+        space = SearchSpace.of({"lr": Uniform(0.0, 1.0), "width": width})
+        sweep.clock.call_at(600.0, "user", lambda: sweep.amend({"search_space": msgspec.to_builtins(space)}))
+        state = sweep.run()
+        assert len(completed(state)) == 8
+        late = [run for run in by_index(state) if run.created_at > 601.0]
+        assert late
+        for run in late:
+            space.check(run.config)
 
     def test_nobody_goes_on_from_a_run_that_has_failed(self) -> None:
         sweep = PopulationSweep(trouble={"failure_rate": 0.2, "seed": 3})

@@ -15,6 +15,7 @@ from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import JobStatus, Outcome, RunInfo
+from metta.sweep.model.space import Range, SearchSpace
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import Strategy, SweepStatus
 from metta.sweep.schedulers.timeslice import TimeSliceScheduler
@@ -71,6 +72,12 @@ class TestSlices:
             state = fold(state, [event])
             most = max(most, len(state.unfinished))
         assert most == 8
+
+    def test_where_no_configuration_is_left_those_that_wait_go_on(self) -> None:
+        world = halving(max_parallel=2, max_trials=None, search_space=SearchSpace.of({"layers": Range(1, 6)}))
+        state = world.run()
+        assert [run.status for run in state.runs.values()] == [JobStatus.COMPLETED] * 6
+        assert state.sweep.reason == "search space exhausted: 6 configurations were tried"
 
     def test_a_controller_that_is_new_each_time_decides_the_same(self) -> None:
         one, other = halving(max_trials=12), halving(max_trials=12, fresh=True)

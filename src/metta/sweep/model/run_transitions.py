@@ -216,6 +216,17 @@ def with_score(run: RunInfo, metric: str, step: int) -> RunInfo:
     return replace(run, checkpoints=tuple(checkpoints))
 
 
+def with_inheritance(run: RunInfo, metric: str, score: float | None) -> RunInfo:
+    """A run that has just got its parent's checkpoint: what had been reported by then is where it goes on from.
+
+    There may be nothing left for it to report, where that checkpoint is of the end.
+    """
+    if score is None or metric in run.metrics:
+        return run
+    job = replace(run.jobs[-1], reported=(*run.jobs[-1].reported, metric))
+    return replace(run, metrics={**run.metrics, metric: score}, jobs=_with_job(run, job))
+
+
 def with_progress(
     run: RunInfo, fidelity: Fidelity | None, metric: str, event: Event, body: ev.MetricsReported
 ) -> RunInfo:

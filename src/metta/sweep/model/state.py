@@ -21,6 +21,7 @@ from metta.sweep.model.run_transitions import (
     AFTER_THE_END,
     RUN_TRANSITIONS,
     created,
+    with_inheritance,
     with_pause,
     with_progress,
     with_score,
@@ -195,6 +196,8 @@ class _Draft:
         self._metadata = learned(self._metadata, before, event)
         if isinstance(body, ev.CheckpointSaved):
             run = with_score(run, self._metadata.config.metric, body.step)
+        elif isinstance(body, ev.CheckpointCopied):
+            run = with_inheritance(run, self._metadata.config.metric, body.score)
         elif isinstance(body, ev.MetricsReported):
             config = self._metadata.config
             run = with_progress(run, config.fidelity, config.metric, event, body)

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from metta.sweep.errors import ConfigError, did_you_mean
 from metta.sweep.model.fidelity import Fidelity
-from metta.sweep.model.run import JobType
+from metta.sweep.model.run import JobStatus, JobType
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.model.waiting import WaitsFor
@@ -121,9 +121,20 @@ class AshaScheduler:
                     slots.take(JobType.TRAIN)
         wishes += self._created(state, slots, fidelity)
         if not wishes and not slots.are_trials_left and state.all_wait_for(WaitsFor.PROMOTION):
+            if not state.sweep.counts.get(JobStatus.COMPLETED):
+                return self._farthest(state, fidelity)
             reason = f"not among the best 1 / {fidelity.reduction_factor:g} of its level, and no run is to come"
             wishes += [StopRun(run_id=run.run_id, reason=reason) for run in slots.paused]
         return wishes
+
+    def _farthest(self, state: SweepState, fidelity: Fidelity) -> list[Wish]:
+        """The best of those that have come farthest goes on where there were too few for anybody to come to the end."""
+        reason = "the best of the highest level goes on: no run has been trained to its end, and none is to come"
+        for number in reversed(range(len(fidelity.levels))):
+            brackets = (self._standings.staying(bracket, number) for bracket in range(len(self._sizes)))
+            if waiting := [entry for entries in brackets for entry in entries]:
+                return [_onwards(min(waiting).run_id, number + 1, fidelity, reason)]
+        return []
 
     def _promotable(
         self, state: SweepState, bracket: int, number: int, fidelity: Fidelity

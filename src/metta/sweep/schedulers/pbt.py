@@ -22,7 +22,7 @@ from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import BranchRun, CreateRuns, Finish, StartJob, Wish
 from metta.sweep.schedulers.exploration import perturbed
-from metta.sweep.schedulers.population import Population, checkpoint_at, has_paused_at
+from metta.sweep.schedulers.population import Population, checkpoint_at, has_paused_at, is_on_its_way_to
 from metta.sweep.schedulers.slots import Slots
 from metta.sweep.schedulers.standings import Arrival
 from metta.sweep.schedulers.stopping import check_levels
@@ -249,7 +249,7 @@ class _Turn:
     def _is_about_to_pause(self, arrival: Arrival) -> bool:
         """Whether a run has said that it has come to a level, and the job that brought it there is to end yet."""
         run, level = arrival.run, arrival.rung.level
-        return not run.status.ended and run.jobs[-1].until == level and not has_paused_at(run, level)
+        return not run.status.ended and is_on_its_way_to(run, level) and not has_paused_at(run, level)
 
     def _donors(self, best: Sequence[Arrival]) -> list[tuple[Arrival, Checkpoint]]:
         owned = [each for each in best if each.run.status not in _DISOWNED]
@@ -268,11 +268,13 @@ class _Turn:
             f"{verdict.reason}; in its place a run goes on from {parent.run_id}, which had {donor.rung.value:.6g} at "
             f"{self._fidelity.resource} {level:g}"
         )
+        config = self._options.explored(self._config.search_space, values, generator)
         return BranchRun(
             parent=Parent(run_id=parent.run_id, level=level, step=checkpoint.step, replaces=verdict.replaced.run_id),
-            config=self._options.explored(self._config.search_space, values, generator),
+            config=config,
             ask=self._options.asks,
-            fixed={name: values[name] for name in self._options.fixed if name in values},
+            # As the space has them: it may have been amended since the parent was created.
+            fixed={name: config[name] for name in self._options.fixed if name in config},
             reasons=(reason,),
             until=self._level(verdict.number + 1),
         )

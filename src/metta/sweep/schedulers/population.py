@@ -74,15 +74,31 @@ class Population:
 
 
 def has_paused_at(run: RunInfo, level: float) -> bool:
-    """Whether a job of the run has ended at this level."""
-    return any(job.until == level and job.outcome is Outcome.PAUSED for job in run.jobs)
+    """Whether the job of the run that brought it to this level has ended there."""
+    end = _end_of_job(run, level)
+    return any(job.until == end and job.outcome is Outcome.PAUSED for job in run.jobs)
+
+
+def is_on_its_way_to(run: RunInfo, level: float) -> bool:
+    """Whether the run's last job is to end at this level, or at one before that it told of together with this one."""
+    return run.jobs[-1].until == _end_of_job(run, level)
 
 
 def checkpoint_at(run: RunInfo, level: float) -> Checkpoint | None:
     """The last that the run had saved when it paused at the level; None where that is no more, or there was none."""
+    end = _end_of_job(run, level)
     earlier: set[str] = set()
     for job in run.jobs:
         earlier.add(job.job_id)
-        if job.until == level and job.outcome is Outcome.PAUSED:
+        if job.until == end and job.outcome is Outcome.PAUSED:
             return next((each for each in reversed(run.checkpoints) if each.job_id in earlier), None)
     return None
+
+
+def _end_of_job(run: RunInfo, level: float) -> float:
+    """Where the job was to end that brought the run to this level: a run that reports seldom comes to several at once.
+
+    The lowest of those that came with one report, since jobs end at the next level.
+    """
+    seq = next((rung.seq for rung in run.rungs if rung.level == level), None)
+    return next((rung.level for rung in run.rungs if rung.seq == seq), level)

@@ -82,7 +82,11 @@ class TimeSliceScheduler:
         wishes: list[Wish] = [*slots.fill()]
         sharing = max(self._concurrent or _RUNS_A_SLOT * config.max_parallel, config.max_parallel)
         new = max(0, min(slots.new, sharing - len(state.unfinished)))
-        if new:
+        cardinality = config.search_space.cardinality
+        if cardinality is not None and state.unfinished:
+            # Slots are not kept for runs that cannot come, nor are those that wait ended for want of others.
+            new = min(new, cardinality - len(state.tried))
+        if new > 0:
             # Nobody is trained less.
             wishes.append(CreateRuns(count=new, reasons=(slots.reason,), until=slices.end(0)))
             slots.take(JobType.TRAIN, new)
