@@ -442,6 +442,13 @@ class TestStrategy:
         assert str(caught.value).startswith(message)
 
 
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    def test_options_are_numbers_that_the_log_can_hold(self, number: float) -> None:
+        strategy = {"scheduler": "timeslice", "scheduler_options": {"slice": number}}
+        with pytest.raises(ConfigError, match=f"slice: has to be a finite number, got {number}"):
+            config_of(strategy=strategy, fidelity={"maximum": 9})
+
+
 class TestCommand:
     def test_one_line_is_split_as_a_shell_does(self) -> None:
         assert parse_command("command", "python 'my train.py' --lr={lr}") == ["python", "my train.py", "--lr={lr}"]

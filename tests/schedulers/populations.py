@@ -9,6 +9,7 @@ import msgspec
 
 from metta.sweep.controller import revisions
 from metta.sweep.controller.controller import SweepController
+from metta.sweep.controller.decide import Decision
 from metta.sweep.dispatchers.simulated import (
     Course,
     JobModel,
@@ -104,7 +105,11 @@ class PopulationSweep:
 
     def amend(self, changes: Mapping[str, Any]) -> None:
         """As a user does who starts the sweep again with another file."""
-        for decision in revisions.amend(self.state(), changes):
+        self.decide(lambda state: revisions.amend(state, changes))
+
+    def decide(self, decisions: Callable[[SweepState], list[Decision]]) -> None:
+        """As a user does who changes something about the sweep."""
+        for decision in decisions(self.state()):
             event = new_event(decision.body, sweep_id=SWEEP, at=self.clock.now(), actor="user", run_id=decision.run_id)
             self.store.append([event])
 

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from metta.sweep.controller import revisions
+from metta.sweep.controller.decide import Decision
 from metta.sweep.dispatchers.simulated import Course, Report, resumed_from
 from metta.sweep.errors import ConfigError
 from metta.sweep.model import events as ev
 from metta.sweep.model.fidelity import Fidelity
-from metta.sweep.model.run import JobDefinition, JobStatus, Outcome, RetryPolicy, RunInfo
+from metta.sweep.model.run import FailureKind, JobDefinition, JobStatus, Outcome, RetryPolicy, RunInfo
 from metta.sweep.model.space import Choice, Constant, Range, SearchSpace, Uniform
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import Strategy, SweepStatus
@@ -248,6 +250,43 @@ class TestTrouble:
         assert late
         for run in late:
             space.check(run.config)
+
+    def test_a_member_whose_copies_cannot_be_loaded_is_given_up(self) -> None:
+        def unloadable(job: JobDefinition) -> Course:
+            if job.inheritance is None:
+                return Training()(job)
+            signature = f"RuntimeError {job.run_id}"
+            return Course(outcome=Outcome.FAILED, failure=FailureKind.USER_ERROR, seconds=5.0, signature=signature)
+
+        state = PopulationSweep(model=unloadable).run()
+        assert state.sweep.status is SweepStatus.COMPLETED
+        assert completed(state)
+        assert max(sum(run.status is JobStatus.FAILED for run in member) for member in lineage(state)) == 3
+
+    def test_somebody_takes_the_place_of_a_run_that_is_rolled_back(self) -> None:
+        twin = PopulationSweep()
+        twin.run()
+        first = next(event.at for event in twin.log if isinstance(event.body, ev.RunCompleted))
+        sweep = PopulationSweep()
+
+        def back_to(state: SweepState) -> list[Decision]:
+            """All that ended since the first run that was completed, and that run."""
+            begin = min(run.ended_at or 0.0 for run in completed(state))
+            late = sum(run.status.ended and (run.ended_at or 0.0) >= begin for run in state.runs.values())
+            return revisions.roll_back(state, late, "a mistake")
+
+        sweep.clock.call_at(first + 1.0, "user", lambda: sweep.decide(back_to))
+        state = sweep.run()
+        gone = next(
+            run for run in by_index(state) if run.undone is not None and run.undone.status is JobStatus.COMPLETED
+        )
+        [other] = [run for run in state.runs.values() if run.parent is not None and run.parent.replaces == gone.run_id]
+        assert "was rolled back" in next(
+            event.body.reasons[0]
+            for event in sweep.log
+            if isinstance(event.body, ev.RunCreated) and event.run_id == other.run_id
+        )
+        assert len(completed(state)) == 8
 
     def test_nobody_goes_on_from_a_run_that_has_failed(self) -> None:
         sweep = PopulationSweep(trouble={"failure_rate": 0.2, "seed": 3})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import shlex
@@ -263,6 +264,7 @@ def parse_strategy(strategy: str | Strategy) -> Strategy:
     The long form takes it as well, as the name of its optimizer.
     """
     if isinstance(strategy, Strategy):
+        _check_options(strategy)
         name, colon, word = strategy.optimizer.partition(":")
         if not colon:
             return strategy
@@ -277,6 +279,14 @@ def parse_strategy(strategy: str | Strategy) -> Strategy:
         known = {*registry.names("optimizers"), *registry.names("schedulers"), *COMBINATIONS}
         raise FieldError(("strategy",), f"there is no strategy {strategy!r}; {did_you_mean(name, known)}")
     return Strategy(optimizer=name, optimizer_options={registry.first_option(name): _scalar(word)} if colon else {})
+
+
+def _check_options(strategy: Strategy) -> None:
+    """Raise FieldError where an option is a number that the log could not hold."""
+    for field in ("optimizer_options", "scheduler_options"):
+        for name, value in getattr(strategy, field).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise FieldError(("strategy", field, name), f"has to be a finite number, got {value}")
 
 
 def _scalar(word: str) -> Any:

@@ -22,7 +22,7 @@ from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.protocols import BranchRun, CreateRuns, Finish, StartJob, Wish
 from metta.sweep.schedulers.exploration import perturbed
-from metta.sweep.schedulers.population import Population, checkpoint_at, has_paused_at, is_on_its_way_to
+from metta.sweep.schedulers.population import DISOWNED, Population, checkpoint_at, has_paused_at, is_on_its_way_to
 from metta.sweep.schedulers.slots import Slots
 from metta.sweep.schedulers.standings import Arrival
 from metta.sweep.schedulers.stopping import check_levels
@@ -31,8 +31,6 @@ Explore = Literal["perturb", "optimizer"]
 
 #: More than ever ran at one time.
 _LARGEST_POPULATION = 100_000
-#: Runs that no longer stand for what they had reached: nobody goes on from their checkpoints.
-_DISOWNED = frozenset({JobStatus.FAILED, JobStatus.ROLLED_BACK})
 #: Runs that are alive and come to no further level.
 _TRAINED = frozenset({JobStatus.TRAINING_DONE_NO_EVAL, JobStatus.IN_EVAL, JobStatus.EVAL_DONE_NOT_COMPLETED})
 
@@ -160,7 +158,7 @@ class _Turn:
         self._fidelity = self._config.fidelity
         self._slots = Slots(state, capacity)
         self._alive = [state.runs[run_id] for run_id in state.unfinished]
-        self._failed = members.failed(state)
+        self._lost = members.lost(state)
         limit = self._config.max_trials
         left = None if limit is None else max(0, limit - state.sweep.trial_count)
         missing = self._founders_missing()
@@ -195,14 +193,14 @@ class _Turn:
         return [*creations, *branches, *starts]
 
     def _waiting(self) -> list[RunInfo]:
-        """Who pauses or has failed, from the lowest level up; of one level the older first."""
+        """Who pauses or is lost, from the lowest level up; of one level the older first."""
         paused = [run for run in self._slots.paused if run.stop_reason is None and not run.wanted]
-        return sorted([*paused, *self._failed], key=lambda run: (len(run.rungs), run.index))
+        return sorted([*paused, *self._lost], key=lambda run: (len(run.rungs), run.index))
 
     def _decided(self, run: RunInfo) -> BranchRun | StartJob | None:
         """What a run, or another in its place, does next; None as long as that is not known, or where it is nothing."""
-        if run.status is JobStatus.FAILED:
-            verdict = self._after_failure(run)
+        if run.status in DISOWNED:
+            verdict = self._after_loss(run)
             return verdict if verdict is None else self._branched(verdict)
         number = len(run.rungs) - 1
         position = self._members.position(run, number)
@@ -224,14 +222,15 @@ class _Turn:
         reason = f"{run.run_id} was {standing} with {self._config.metric} {mine:.6g}"
         return self._branched(_Verdict(run, reason, number, donors)) if donors else self._onwards(run, standing)
 
-    def _after_failure(self, run: RunInfo) -> _Verdict | None:
+    def _after_loss(self, run: RunInfo) -> _Verdict | None:
         """Its member goes on from the last level that it had come to, or else from the first that others have."""
         number = max(0, len(run.rungs) - 1)
         arrivals = self._ranked(self._members.arrivals_at(number))
         if self._left == 0 or not arrivals or not self._is_decidable(number):
             return None
         donors = self._donors(arrivals[: self._options.count(len(arrivals))])
-        return _Verdict(run, f"{run.run_id} has failed", number, donors) if donors else None
+        what = "has failed" if run.status is JobStatus.FAILED else "was rolled back"
+        return _Verdict(run, f"{run.run_id} {what}", number, donors) if donors else None
 
     def _is_decidable(self, number: int) -> bool:
         """Whether half of the population has come to a level, or nobody comes there any more."""
@@ -252,7 +251,7 @@ class _Turn:
         return not run.status.ended and is_on_its_way_to(run, level) and not has_paused_at(run, level)
 
     def _donors(self, best: Sequence[Arrival]) -> list[tuple[Arrival, Checkpoint]]:
-        owned = [each for each in best if each.run.status not in _DISOWNED]
+        owned = [each for each in best if each.run.status not in DISOWNED]
         found = [(each, checkpoint_at(each.run, each.rung.level)) for each in owned]
         return [(each, checkpoint) for each, checkpoint in found if checkpoint is not None]
 
@@ -288,7 +287,7 @@ class _Turn:
 
     def _kept(self, run: RunInfo) -> tuple[int, ...]:
         """Steps of its checkpoints at the levels to which members may come, or go back to when they fail."""
-        others = [each for each in (*self._alive, *self._failed) if each.run_id != run.run_id]
+        others = [each for each in (*self._alive, *self._lost) if each.run_id != run.run_id]
         lowest = 0 if self._missing else min((len(each.rungs) - 1 for each in others), default=len(run.rungs))
         own = run.rungs[max(lowest, run.inherited, 0) :]
         found = (checkpoint_at(run, rung.level) for rung in own)

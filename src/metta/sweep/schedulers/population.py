@@ -9,6 +9,11 @@ from metta.sweep.model.state import SweepState
 from metta.sweep.model.trail import Trail
 from metta.sweep.schedulers.standings import Arrival, Standings
 
+#: Runs that no longer stand for what they had reached: they are replaced, and nobody goes on from their checkpoints.
+DISOWNED = frozenset({JobStatus.FAILED, JobStatus.ROLLED_BACK})
+#: A member that has failed so often in a row is given up: copies that cannot be loaded would fail for ever.
+_MOST_FAILURES = 3
+
 
 class Population:
     """The members of a sweep's population, kept up with what changes in it: only a cache, a new one comes to the same.
@@ -25,7 +30,7 @@ class Population:
     def _forget(self) -> None:
         self._known: set[str] = set()
         self._replaced: set[str] = set()
-        self._failed: set[str] = set()
+        self._lost: set[str] = set()
         self._arrivals: dict[int, list[Arrival]] = {}
         self._positions: dict[tuple[int, str], int] = {}
         #: Number of runs without a parent.
@@ -47,7 +52,7 @@ class Population:
             level.append(arrival)
         for run_id in changed:
             self._take(state.runs[run_id])
-        self._failed -= self._replaced
+        self._lost -= self._replaced
 
     def _take(self, run: RunInfo) -> None:
         if run.run_id not in self._known:
@@ -55,14 +60,14 @@ class Population:
             self.founders += run.parent is None
             if run.parent is not None:
                 self._replaced.add(run.parent.replaces)
-        if run.status is JobStatus.FAILED:
-            self._failed.add(run.run_id)
+        if run.status in DISOWNED:
+            self._lost.add(run.run_id)
         else:
-            self._failed.discard(run.run_id)
+            self._lost.discard(run.run_id)
 
-    def failed(self, state: SweepState) -> list[RunInfo]:
-        """The runs that have failed for good, and in whose place nobody is."""
-        return [state.runs[run_id] for run_id in self._failed]
+    def lost(self, state: SweepState) -> list[RunInfo]:
+        """The runs that have failed for good or were rolled back, and in whose place somebody is to be."""
+        return [run for run_id in self._lost if not _is_given_up(state, run := state.runs[run_id])]
 
     def arrivals_at(self, number: int) -> Sequence[Arrival]:
         """Who has come to the level of this number, in that order."""
@@ -71,6 +76,14 @@ class Population:
     def position(self, run: RunInfo, number: int) -> int | None:
         """How many had come to the level before the run; None where it has not come there itself."""
         return self._positions.get((number, run.run_id))
+
+
+def _is_given_up(state: SweepState, run: RunInfo) -> bool:
+    for _ in range(_MOST_FAILURES - 1):
+        if run.status is not JobStatus.FAILED or run.parent is None:
+            return False
+        run = state.runs[run.parent.replaces]
+    return run.status is JobStatus.FAILED
 
 
 def has_paused_at(run: RunInfo, level: float) -> bool:
