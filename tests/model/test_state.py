@@ -583,6 +583,16 @@ def test_a_resume_with_changes_that_cannot_be_is_refused(changes, named):
     assert named in Log().refuses(ev.SweepResumed(changes=changes))
 
 
+@pytest.mark.parametrize("undone", [[], [ROLL_BACK]])
+def test_a_completed_run_is_rescored_as_such_though_its_last_job_was_lost(undone):
+    """Its evaluation was lost, and then wanted no more."""
+    log = Log(*TRAINED, GRANT_EVAL, BEGIN_EVAL, (ev.JobLost(reason="its agent is gone"), RUN, EVAL), COMPLETE, *undone)
+    log.add(ev.RunRescored(reason="another metric", score=2.0), RUN)
+    run = log.state.runs[RUN]
+    assert (run.undone.score if undone else run.score) == 2.0
+    assert run.partial_score is None
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_numbers_that_json_cannot_hold_are_kept_out_of_the_log(number):
     """Written down, they would come back as null: as something else, or as a log that cannot be read again."""
@@ -857,7 +867,10 @@ class Sweep(RuleBasedStateMachine):
         for run in self.state.runs.values():
             reports = self._bodies(ev.MetricsReported, run.run_id)
             assert run.reports == len(reports)
-            assert run.metrics == reduce(lambda known, report: known | report.metrics, reports, {})
+            reported = reduce(lambda known, report: known | report.metrics, reports, {})
+            assert run.metrics == run.metrics | reported
+            inherited = [value for name, value in run.metrics.items() if name not in reported]
+            assert set(inherited) <= {copy.score for copy in self._bodies(ev.CheckpointCopied, run.run_id)}
             started = [job.started_at for job in run.jobs if job.started_at is not None]
             assert run.started_at == (started[0] if started else None)
             exited = sum(body.seconds for body in self._bodies(ev.JobExited, run.run_id))

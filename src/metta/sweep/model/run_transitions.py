@@ -378,6 +378,10 @@ def _run_restored(run: RunInfo, event: Event, body: ev.RunRestored) -> RunInfo:
     return replace(run, status=run.undone.status, score=run.undone.score, undone=None)
 
 
+def _has_come_to_its_end(run: RunInfo) -> bool:
+    return bool(run.jobs) and run.jobs[-1].outcome is Outcome.SUCCEEDED
+
+
 def _run_rescored(run: RunInfo, event: Event, body: ev.RunRescored) -> RunInfo:
     if run.undone is not None:
         # What counted then must not come back with the run, and be the best by another measure.
@@ -386,7 +390,7 @@ def _run_rescored(run: RunInfo, event: Event, body: ev.RunRescored) -> RunInfo:
     if run.status not in {JobStatus.COMPLETED, JobStatus.STOPPED, JobStatus.FAILED}:
         raise refused(event, f"run {run.run_id} is {run.status}")
     check_finite(event, {"score": body.score})
-    if run.status is JobStatus.STOPPED or not run.jobs or run.jobs[-1].outcome is not Outcome.SUCCEEDED:
+    if run.status is not JobStatus.COMPLETED and (run.status is JobStatus.STOPPED or not _has_come_to_its_end(run)):
         return replace(run, partial_score=body.score)
     if body.score is None:
         reasons = _with_reason(run, body.reason)
