@@ -441,7 +441,6 @@ class TestStrategy:
             config_of(strategy=strategy)
         assert str(caught.value).startswith(message)
 
-
     @pytest.mark.parametrize("number", [float("nan"), float("inf")])
     def test_options_are_numbers_that_the_log_can_hold(self, number: float) -> None:
         strategy = {"scheduler": "timeslice", "scheduler_options": {"slice": number}}
