@@ -174,18 +174,9 @@ def _undecided(run: RunInfo, reason: str) -> RunInfo:
 
 def _checkpoint_saved(run: RunInfo, event: Event, body: ev.CheckpointSaved) -> RunInfo:
     job = _running_job(run, event)
-    checkpoint = Checkpoint(
-        step=body.step,
-        path=body.path,
-        sha256=body.sha256,
-        size_bytes=body.size_bytes,
-        at=event.at,
-        job_id=job.job_id,
-    )
-    others = [other for other in run.checkpoints if other.step != body.step]
     return replace(
         run,
-        checkpoints=tuple(sorted([*others, checkpoint], key=lambda each: each.step)),
+        checkpoints=_with_checkpoint(run, event, body, job),
         # What was saved since the user went back to a step is part of the new way, what comes after it of the old one.
         resume_from=None if run.resume_from is None else body.step,
     )
@@ -196,6 +187,16 @@ def _checkpoint_copied(run: RunInfo, event: Event, body: ev.CheckpointCopied) ->
     if job.state is JobState.RUNNING or run.parent is None or run.parent.run_id != body.source:
         raise refused(event, f"run {run.run_id} is {run.status}, its parent {run.parent and run.parent.run_id}")
     check_finite(event, {"score": body.score})
+    return replace(run, checkpoints=_with_checkpoint(run, event, body, job, body.score))
+
+
+def _with_checkpoint(
+    run: RunInfo,
+    event: Event,
+    body: ev.CheckpointSaved | ev.CheckpointCopied,
+    job: JobInfo,
+    score: float | None = None,
+) -> tuple[Checkpoint, ...]:
     checkpoint = Checkpoint(
         step=body.step,
         path=body.path,
@@ -203,10 +204,10 @@ def _checkpoint_copied(run: RunInfo, event: Event, body: ev.CheckpointCopied) ->
         size_bytes=body.size_bytes,
         at=event.at,
         job_id=job.job_id,
-        score=body.score,
+        score=score,
     )
     others = [other for other in run.checkpoints if other.step != body.step]
-    return replace(run, checkpoints=tuple(sorted([*others, checkpoint], key=lambda each: each.step)))
+    return tuple(sorted([*others, checkpoint], key=lambda each: each.step))
 
 
 def with_score(run: RunInfo, metric: str, step: int) -> RunInfo:
