@@ -187,7 +187,7 @@ def _greeting(launched: Launched) -> str:
         return f"resuming {what}: {sweep.ended_count} runs ended before{changed}"
     config = sweep.config
     endless = not (config.max_trials or config.budget_hours or config.max_hours)
-    note = "; it has no limit but its search space: stop it with Ctrl-C" if endless else ""
+    note = "; neither trials nor hours are limited: Ctrl-C stops it" if endless else ""
     found = " (found in the code)" if launched.metric_is_inferred else ""
     return f"started {what}: {strategy_text(config.strategy)}, {config.direction} {config.metric}{found}{note}"
 
