@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import math
 from decimal import ROUND_FLOOR, Context, Decimal
-from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from metta.sweep.errors import SearchSpaceError
+from metta.sweep.model.scales import (
+    NORMAL_CUT,
+    clamp,
+    is_normal_score,
+    linear_decode,
+    linear_encode,
+    log_decode,
+    log_encode,
+    normal_score,
+    normal_unit,
+)
 
-_STANDARD_NORMAL = NormalDist()
-#: Normal parameters are cut off this many deviations from the mean: beyond, floats near 1 can't tell values apart.
-_NORMAL_CUT = 5.0
-_NORMAL_TAIL = _STANDARD_NORMAL.cdf(-_NORMAL_CUT)
 #: exp() of more overflows.
 _LARGEST_EXPONENT = 700.0
 #: More values than this have no exact place in the unit interval (53-bit floats, with room for rounding).
@@ -101,10 +107,10 @@ class Uniform(ParameterBase, frozen=True, tag="uniform"):
         self._check_interval(log=False)
 
     def decode(self, unit: float) -> float:
-        return _linear_decode(unit, self.low, self.high)
+        return linear_decode(unit, self.low, self.high)
 
     def encode(self, value: Any) -> float:
-        return _linear_encode(value, self.low, self.high)
+        return linear_encode(value, self.low, self.high)
 
     def contains(self, value: Any) -> bool:
         return _is_finite_number(value) and self.low <= value <= self.high
@@ -121,10 +127,10 @@ class LogUniform(ParameterBase, frozen=True, tag="log_uniform"):
         self._check_interval(log=True)
 
     def decode(self, unit: float) -> float:
-        return _log_decode(unit, self.low, self.high)
+        return log_decode(unit, self.low, self.high)
 
     def encode(self, value: Any) -> float:
-        return _log_encode(value, self.low, self.high)
+        return log_encode(value, self.low, self.high)
 
     def contains(self, value: Any) -> bool:
         return _is_finite_number(value) and self.low <= value <= self.high
@@ -195,17 +201,17 @@ class Range(ParameterBase, frozen=True, tag="range"):
     def decode(self, unit: float) -> int | float:
         count = self.cardinality
         if count is None:
-            decode = _log_decode if self.log else _linear_decode
+            decode = log_decode if self.log else linear_decode
             return decode(unit, self.low, self.high)
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
-            return int(_clamp(round(math.exp(low + unit * (high - low))), self.low, self.high))
+            return int(clamp(round(math.exp(low + unit * (high - low))), self.low, self.high))
         return self.value_at(min(int(unit * count), count - 1))
 
     def encode(self, value: Any) -> float:
         count = self.cardinality
         if count is None:
-            encode = _log_encode if self.log else _linear_encode
+            encode = log_encode if self.log else linear_encode
             return encode(value, self.low, self.high)
         if self.log:
             low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
@@ -279,17 +285,17 @@ class Normal(ParameterBase, frozen=True, tag="normal"):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_spread(self, scale=abs(self._number("mean")))
-        if not math.isfinite(abs(self.mean) + _NORMAL_CUT * self.std):
+        if not math.isfinite(abs(self.mean) + NORMAL_CUT * self.std):
             raise self._refuse(f"mean={self.mean}, std={self.std} leave the range of floats")
 
     def decode(self, unit: float) -> float:
-        return self.mean + self.std * _normal_score(unit)
+        return self.mean + self.std * normal_score(unit)
 
     def encode(self, value: Any) -> float:
-        return _normal_unit((value - self.mean) / self.std)
+        return normal_unit((value - self.mean) / self.std)
 
     def contains(self, value: Any) -> bool:
-        return _is_finite_number(value) and _is_normal_score((value - self.mean) / self.std)
+        return _is_finite_number(value) and is_normal_score((value - self.mean) / self.std)
 
 
 class LogNormal(ParameterBase, frozen=True, tag="log_normal"):
@@ -302,19 +308,19 @@ class LogNormal(ParameterBase, frozen=True, tag="log_normal"):
         super().__post_init__()
         # The exponential of a small number differs from 1 by as little as floats near 1 do.
         _check_spread(self, scale=max(1.0, abs(self._number("mean"))))
-        if abs(self.mean) + _NORMAL_CUT * self.std > _LARGEST_EXPONENT:
+        if abs(self.mean) + NORMAL_CUT * self.std > _LARGEST_EXPONENT:
             raise self._refuse(
                 f"mean={self.mean}, std={self.std} leave the range of floats; they are those of the logarithm"
             )
 
     def decode(self, unit: float) -> float:
-        return math.exp(self.mean + self.std * _normal_score(unit))
+        return math.exp(self.mean + self.std * normal_score(unit))
 
     def encode(self, value: Any) -> float:
-        return _normal_unit((math.log(value) - self.mean) / self.std)
+        return normal_unit((math.log(value) - self.mean) / self.std)
 
     def contains(self, value: Any) -> bool:
-        return _is_finite_number(value) and value > 0 and _is_normal_score((math.log(value) - self.mean) / self.std)
+        return _is_finite_number(value) and value > 0 and is_normal_score((math.log(value) - self.mean) / self.std)
 
 
 class Constant(ParameterBase, frozen=True, tag="constant"):
@@ -403,44 +409,5 @@ def _plain(value: Any, parameter: ParameterBase) -> Any:
     )
 
 
-def _clamp(value: float, low: float, high: float) -> float:
-    return min(max(value, low), high)
-
-
 def _decimal(number: int | float) -> Decimal:
     return Decimal(repr(float(number)) if isinstance(number, float) else number)
-
-
-def _linear_decode(unit: float, low: float, high: float) -> float:
-    digits_after_point = 11 - math.floor(math.log10(high - low))
-    # The sum makes a negative zero an ordinary one.
-    return _clamp(round(float(low + unit * (high - low)), digits_after_point) + 0.0, float(low), float(high))
-
-
-def _linear_encode(value: float, low: float, high: float) -> float:
-    return _clamp((value - low) / (high - low), 0.0, 1.0)
-
-
-def _log_decode(unit: float, low: float, high: float) -> float:
-    # Rounding may take the sum beyond log(high), and its exponential beyond the largest float.
-    value = math.exp(min(math.log(low) + unit * (math.log(high) - math.log(low)), math.log(high)))
-    return _clamp(float(f"{value:.11e}"), float(low), float(high))
-
-
-def _log_encode(value: float, low: float, high: float) -> float:
-    return _clamp((math.log(value) - math.log(low)) / (math.log(high) - math.log(low)), 0.0, 1.0)
-
-
-def _normal_score(unit: float) -> float:
-    """Standard score at a point of [0, 1], on a lattice of 1e-8 deviations."""
-    score = _STANDARD_NORMAL.inv_cdf(_NORMAL_TAIL + unit * (1 - 2 * _NORMAL_TAIL))
-    return round(_clamp(score, -_NORMAL_CUT, _NORMAL_CUT), 8)
-
-
-def _normal_unit(score: float) -> float:
-    return _clamp((_STANDARD_NORMAL.cdf(score) - _NORMAL_TAIL) / (1 - 2 * _NORMAL_TAIL), 0.0, 1.0)
-
-
-def _is_normal_score(score: float) -> bool:
-    """Whether a standard score lies before the cut, give or take half a step of the lattice."""
-    return abs(score) <= _NORMAL_CUT + 5e-9

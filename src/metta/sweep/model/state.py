@@ -17,15 +17,8 @@ from metta.sweep.errors import InvalidTransition, SearchSpaceError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus, Outcome, RunInfo
-from metta.sweep.model.run_transitions import (
-    AFTER_THE_END,
-    RUN_TRANSITIONS,
-    created,
-    with_inheritance,
-    with_pause,
-    with_progress,
-    with_score,
-)
+from metta.sweep.model.run_progress import with_inheritance, with_pause, with_progress, with_score
+from metta.sweep.model.run_transitions import AFTER_THE_END, RUN_TRANSITIONS, created
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.model.sweep_transitions import SWEEP_TRANSITIONS, learned, refused
 from metta.sweep.model.trail import Trail
