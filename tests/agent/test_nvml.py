@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from metta.sweep.agent.nvml import Gpu, GpuProcess, GpuUse, Nvml, use_of
+from metta.sweep.agent.nvml import Gpu, GpuProcess, GpuUse, Nvml, loads, use_of
+from metta.sweep.protocols import GpuLoad
 
 GIB = 1 << 30
 
@@ -38,7 +39,23 @@ class TestTheUseOfAJob:
         assert use_of([gpu(0, {8: GpuProcess(0.6, GIB)})], [], {7}) is None
 
 
+class TestTheLoadsOfAMachine:
+    def test_all_gpus_count_unless_some_are_named(self) -> None:
+        both = [gpu(0, busy=0.2), gpu(1, busy=0.6, memory=40)]
+        first, second = (
+            GpuLoad(index=0, utilization=0.2, memory=30 * GIB, memory_whole=80 * GIB),
+            GpuLoad(index=1, utilization=0.6, memory=40 * GIB, memory_whole=80 * GIB),
+        )
+        assert loads(both, None) == (first, second)
+        assert loads(both, ["1"]) == loads(both, ["GPU-1abc"]) == (second,)
+        assert loads(both, []) == ()
+
+
 class LibraryError(Exception):
+    pass
+
+
+class FunctionNotFoundError(LibraryError):
     pass
 
 
@@ -46,6 +63,8 @@ class Library:
     """Two GPUs, of which the second is lost; the first tells of its processes."""
 
     NVMLError = LibraryError
+    NVMLError_FunctionNotFound = FunctionNotFoundError
+    nvmlMemory_v2 = 2  # noqa: N815 (its name)
 
     def __init__(self) -> None:
         self.asked_since: list[int] = []
@@ -59,10 +78,10 @@ class Library:
     def nvmlDeviceGetUUID(self, handle: int) -> bytes:
         return f"GPU-{handle}".encode()
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+    def nvmlDeviceGetMemoryInfo(self, handle: int, version: int = 1) -> Any:
         if handle == 1:
             raise LibraryError("GPU is lost")
-        return SimpleNamespace(used=5 * GIB, total=80 * GIB)
+        return SimpleNamespace(used=(5 if version == 2 else 6) * GIB, total=80 * GIB)
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
         return SimpleNamespace(gpu=70, memory=20)
@@ -82,8 +101,19 @@ def test_what_the_library_answers_is_understood() -> None:
     library = Library()
     nvml = Nvml(library)
     [found] = nvml.read()
-    processes = {7: GpuProcess(pytest.approx(0.3), 4 * GIB), 8: GpuProcess(None, None)}
+    processes = {7: GpuProcess(pytest.approx(0.3), 4 * GIB), 8: GpuProcess(0.0, None)}
     assert found == Gpu("0", "GPU-0", 0.7, 5 * GIB, 80 * GIB, processes)
     [found] = nvml.read()
     assert found.processes[7].utilization is None
     assert library.asked_since[1] == library.asked_since[0] + 2
+
+
+def test_an_old_driver_tells_of_memory_in_its_own_way() -> None:
+    class OldLibrary(Library):
+        def nvmlDeviceGetMemoryInfo(self, handle: int, version: int = 1) -> Any:
+            if version == 2:
+                raise FunctionNotFoundError
+            return super().nvmlDeviceGetMemoryInfo(handle)
+
+    [found] = Nvml(OldLibrary()).read()
+    assert found.memory == 6 * GIB

@@ -19,6 +19,7 @@ from metta.sweep.model.run import Outcome, Resources
 from metta.sweep.model.run_metrics import run_metrics
 from metta.sweep.model.sweep import CommandTarget
 from metta.sweep.model.usage import JobUsage
+from metta.sweep.protocols import GpuLoad
 from waiting import wait_until
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -197,6 +198,9 @@ def test_the_pace_is_that_between_reports_and_what_comes_before_is_startup(bench
 FAKE_NVML = """
 class NVMLError(Exception):
     pass
+class NVMLError_FunctionNotFound(NVMLError):
+    pass
+nvmlMemory_v2 = 2
 class Answer:
     def __init__(self, **fields):
         self.__dict__.update(fields)
@@ -204,7 +208,7 @@ def nvmlInit(): pass
 def nvmlDeviceGetCount(): return 2
 def nvmlDeviceGetHandleByIndex(index): return index
 def nvmlDeviceGetUUID(handle): return f"GPU-{handle}"
-def nvmlDeviceGetMemoryInfo(handle): return Answer(used=(20 + handle) << 30, total=80 << 30)
+def nvmlDeviceGetMemoryInfo(handle, version=1): return Answer(used=(20 + handle) << 30, total=80 << 30)
 def nvmlDeviceGetUtilizationRates(handle): return Answer(gpu=40 + handle, memory=5)
 def nvmlDeviceGetComputeRunningProcesses(handle): return []
 def nvmlDeviceGetProcessUtilization(handle, since): raise NVMLError("nothing new")
@@ -223,3 +227,21 @@ def test_the_gpus_that_a_job_was_given_are_looked_at(bench: Bench, monkeypatch: 
     assert set(usage.gpu_utilization) == {0.41}
     assert usage.gpu_memory_peak_bytes == 21 * GIB
     assert usage.gpu_memory_bytes == 80 * GIB
+
+
+def test_what_gpus_do_is_told_by_the_agents_sign_of_life(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it may use, of a library that is made up as before."""
+    library = bench.folder / "library"
+    library.mkdir()
+    (library / "pynvml.py").write_text(FAKE_NVML)
+    monkeypatch.setenv("PYTHONPATH", str(library))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    gate = bench.folder / "gate"
+    bench.create(shell(f"while [ ! -e {gate} ]; do sleep 0.05; done"))
+    job = bench.grant()
+    bench.dispatcher().dispatch([job])
+    load = GpuLoad(index=1, utilization=0.41, memory=21 * GIB, memory_whole=80 * GIB)
+    wait_until(lambda: [beat.gpus for beat in bench.store.fetch_heartbeats(SWEEP)] == [(load,)], what="the GPU's load")
+    gate.touch()
+    bench.exit_of(job)
+    wait_until(lambda: [beat.gpus for beat in bench.store.fetch_heartbeats(SWEEP)] == [()], what="a beat without jobs")

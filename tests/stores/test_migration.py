@@ -8,9 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from metta.sweep.errors import DamagedStoreError, StoreError
-from metta.sweep.protocols import Heartbeat, Lease
+from metta.sweep.protocols import GpuLoad, Heartbeat, Lease
 from metta.sweep.stores import open_reader, open_store
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.stores import contents, projections_equal_fold
@@ -62,10 +63,32 @@ def test_the_first_writer_brings_it_up_to_date_and_loses_nothing(old: Path, tmp_
             store.append(run_events(2, sweep_id="other")[4:])
             projections_equal_fold(store, SWEEP)
             projections_equal_fold(store, "other")
-    assert version(old) == 2
+    assert version(old) == 3
     new = tmp_path / "new.db"
     open_store(str(new), create=True).close()
     assert tables(old) == tables(new)
+
+
+def test_heartbeats_of_version_2_get_a_place_for_gpus(tmp_path: Path) -> None:
+    path = tmp_path / "sweeps.db"
+    before = Heartbeat(sweep_id=SWEEP, host="node", pid=1, at=100.0, jobs=2)
+    with closing(open_store(str(path), create=True)) as store:
+        new = tables(path)
+        store.append([sweep_created()])
+        store.beat(before)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("ALTER TABLE heartbeats DROP COLUMN gpus")
+        file.execute("UPDATE metta_sweep_schema SET version = 2")
+        file.commit()
+    with closing(open_reader(str(path))) as reader:
+        assert reader.fetch_heartbeats(SWEEP) == [before]
+        assert version(path) == 2
+        after = replace(before, gpus=(GpuLoad(index=3, utilization=0.5, memory=1, memory_whole=2),))
+        with closing(open_store(str(path))) as store:
+            store.beat(after)
+            assert store.fetch_heartbeats(SWEEP) == [after]
+        assert reader.fetch_heartbeats(SWEEP) == [before]  # it was opened before there were any
+    assert (version(path), tables(path)) == (3, new)
 
 
 def test_its_rows_are_checked_from_then_on(old: Path) -> None:

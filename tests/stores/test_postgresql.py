@@ -287,7 +287,7 @@ def test_a_store_of_a_later_version_is_left_alone(store: Store) -> None:
     with other_connection(store.url) as connection:
         connection.execute("UPDATE metta_sweep_schema SET version = 99")
     for look in (open_reader, open_store):
-        with pytest.raises(StoreError, match="has schema 99, this version reads up to 2; upgrade metta-sweep"):
+        with pytest.raises(StoreError, match="has schema 99, this version reads up to 3; upgrade metta-sweep"):
             look(store.url)
 
 

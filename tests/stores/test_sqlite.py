@@ -340,7 +340,7 @@ def test_a_store_of_a_later_version_is_left_alone(store: Store, path: Path) -> N
         connection.execute("UPDATE metta_sweep_schema SET version = 99")
         connection.commit()
     for create in (False, True):
-        with pytest.raises(StoreError, match=r"has schema 99, this version reads up to 2; upgrade metta-sweep"):
+        with pytest.raises(StoreError, match=r"has schema 99, this version reads up to 3; upgrade metta-sweep"):
             open_store(str(path), create=create)
 
 

@@ -40,6 +40,18 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float
 
 
+class GpuLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What all processes together do on a GPU."""
+
+    #: As NVIDIA's library counts them on that machine.
+    index: int
+    #: Share of the time in which it was busy, from 0 to 1.
+    utilization: float
+    #: Bytes in use, and bytes that it has.
+    memory: int
+    memory_whole: int
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """A sign of life of an agent; overwritten by the next, and no event."""
 
@@ -49,6 +61,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     #: Jobs it runs.
     jobs: int
+    #: The GPUs that it may use, while jobs run.
+    gpus: tuple[GpuLoad, ...] = ()
 
 
 class Reader(Protocol):
@@ -202,17 +216,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def observations(self) -> list[Observation]:
-        """What the runs have taught so far, in the order of their indices; looks at all runs.
-
-        Completed runs count with their score; those stopped early with the last value before that, and so do failed
-        ones where the sweep wants partial results.
-        """
-        partial = {JobStatus.STOPPED, JobStatus.FAILED} if self.config.partial_results else {JobStatus.STOPPED}
-        scored = [
-            (run, run.score if run.status is JobStatus.COMPLETED else run.partial_score)
-            for run in self.runs.values()
-            if run.status is JobStatus.COMPLETED or run.status in partial
-        ]
+        """What the runs have taught so far, in the order of their indices; looks at all runs."""
+        scored = [(run, self.score_of(run)) for run in self.runs.values()]
         return [
             Observation(
                 run_id=run.run_id,
@@ -226,6 +231,17 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
             for run, score in sorted(scored, key=lambda pair: pair[0].index)
             if score is not None
         ]
+
+    def score_of(self, run: RunInfo) -> float | None:
+        """What a run has taught; None where that is nothing, so far.
+
+        Completed runs count with their score; those stopped early with the last value before that, and so do failed
+        ones where the sweep wants partial results.
+        """
+        if run.status is JobStatus.COMPLETED:
+            return run.score
+        is_partial = run.status is JobStatus.STOPPED or (run.status is JobStatus.FAILED and self.config.partial_results)
+        return run.partial_score if is_partial else None
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):

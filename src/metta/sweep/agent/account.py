@@ -10,11 +10,9 @@ from metta.sweep.agent.messages import Exited
 from metta.sweep.agent.nvml import use_of
 from metta.sweep.agent.sampler import JobSample, Sample
 from metta.sweep.agent.timeline import Moment, Timeline
-from metta.sweep.model.usage import Curves, JobUsage, Pace
+from metta.sweep.model.usage import STEP_METRICS, Curves, JobUsage, Pace
 
 _GIB, _MIB = 1 << 30, 1 << 20
-#: Metrics by which training loops tell how far they are, the finest first.
-_STEPS = ("step", "global_step", "steps", "iteration", "iterations", "batch", "epoch")
 #: What a job has used is told after so long, and again whenever it has run so much longer.
 _FIRST_TOLD_S, _TOLD_AGAIN = 10.0, 1.25
 
@@ -41,7 +39,7 @@ class Account:
         self._seen: Totals = tree.totals
         self._is_first = is_first
         self._network = network
-        self._step_names = (*_STEPS, *([] if resource is None else [resource]))
+        self._step_names = (*STEP_METRICS, *([] if resource is None else [resource]))
         self._timeline = Timeline()
         self._looks = self._waits_for_disk = 0
         self._memory_peak = self._swap_peak = 0

@@ -8,6 +8,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from metta.sweep.protocols import GpuLoad
+
 
 class GpuProcess(NamedTuple):
     """What one process does on a GPU; None is not told."""
@@ -67,6 +69,20 @@ def use_of(gpus: Sequence[Gpu], assigned: Collection[str], pids: Collection[int]
     return GpuUse(min(1.0, utilization / len(mine)), memory, whole)
 
 
+def loads(gpus: Sequence[Gpu], named: Collection[str] | None) -> tuple[GpuLoad, ...]:
+    """What they do, all processes of the machine included.
+
+    Args:
+        gpus: All there are.
+        named: Names of those that count; None for all of them.
+    """
+    return tuple(
+        GpuLoad(index=int(gpu.number), utilization=gpu.utilization, memory=gpu.memory, memory_whole=gpu.memory_whole)
+        for gpu in gpus
+        if named is None or any(map(gpu.is_named, named))
+    )
+
+
 class Nvml:
     """The management library, ready to be asked.
 
@@ -86,7 +102,7 @@ class Nvml:
         gpus = []
         for number, handle in enumerate(self._handles):
             with suppress(self._library.NVMLError):
-                memory = self._library.nvmlDeviceGetMemoryInfo(handle)
+                memory = self._memory(handle)
                 gpus.append(
                     Gpu(
                         number=str(number),
@@ -98,6 +114,13 @@ class Nvml:
                     )
                 )
         return gpus
+
+    def _memory(self, handle: Any) -> Any:
+        try:
+            # The first version counts as used what the driver keeps for itself, also of a GPU that nobody uses.
+            return self._library.nvmlDeviceGetMemoryInfo(handle, version=self._library.nvmlMemory_v2)
+        except self._library.NVMLError_FunctionNotFound:
+            return self._library.nvmlDeviceGetMemoryInfo(handle)  # a driver from before 2022
 
     def _processes(self, number: int) -> dict[int, GpuProcess]:
         handle, library = self._handles[number], self._library
@@ -112,10 +135,10 @@ class Nvml:
                 if sample.timeStamp > self._seen[number]:
                     busy.setdefault(sample.pid, []).append(sample.smUtil / 100)
                     self._seen[number] = max(self._seen[number], sample.timeStamp)
-        pids = memory.keys() | busy.keys()
-        return {
-            pid: GpuProcess(sum(busy[pid]) / len(busy[pid]) if pid in busy else None, memory.get(pid)) for pid in pids
-        }
+        # Processes take turns on a GPU: where it tells of some, those of which it does not had no turn.
+        idle = 0.0 if busy else None
+        means = {pid: sum(samples) / len(samples) for pid, samples in busy.items()}
+        return {pid: GpuProcess(means.get(pid, idle), memory.get(pid)) for pid in memory.keys() | busy.keys()}
 
 
 def open_nvml() -> Nvml | None:

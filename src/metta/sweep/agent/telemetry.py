@@ -14,6 +14,7 @@ from metta.sweep.agent.account import Account
 from metta.sweep.agent.counters import ProcessTree
 from metta.sweep.agent.job import Job
 from metta.sweep.agent.messages import Exited
+from metta.sweep.agent.nvml import Gpu
 from metta.sweep.agent.sampler import Sampler
 from metta.sweep.agent.workers import Worker
 from metta.sweep.model.fidelity import SECONDS
@@ -50,6 +51,8 @@ class Telemetry:
         #: By the worker's key: a process that works on many jobs brings along what it used for those before.
         self._trees: dict[str, ProcessTree] = {}
         self._needed = asyncio.Event()
+        #: As they were at the last look; none without jobs.
+        self.gpus: list[Gpu] = []
 
     def begin(self, job: Job, worker: Worker) -> None:
         """A process works on it from now on."""
@@ -98,9 +101,11 @@ class Telemetry:
             await asyncio.sleep(EVERY_S)  # before: the shortest jobs are not worth a look
             if not self._accounts:
                 self._needed.clear()
+                self.gpus = []
                 continue
             accounts = list(self._accounts.values())
             sample = await asyncio.to_thread(self._sampler.look, {account.tree.leader for account in accounts})
+            self.gpus = sample.gpus
             now = self._clock.monotonic()
             for account in accounts:
                 # It may have ended while we looked.

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+#: Metrics by which training loops tell how far they are, the finest first.
+STEP_METRICS = ("step", "global_step", "steps", "iteration", "iterations", "batch", "epoch")
+
 
 class _Measured(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     pass

@@ -1,6 +1,7 @@
-"""SQLite stores of earlier versions. PostgreSQL has known none but the present one.
+"""SQLite stores of earlier versions; what little differs in those of PostgreSQL is in `postgresql.py`.
 
-Version 1 had no hashes. What its rows are when they get theirs is taken for what was written.
+Version 1 had no hashes. What its rows are when they get theirs is taken for what was written. Version 2 had heartbeats
+without GPUs.
 """
 # ruff: noqa: S608 (statements are put together from constants of this file)
 
@@ -10,8 +11,18 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from metta.sweep.stores.hashes import event_hash, run_hash, sweep_hash
-from metta.sweep.stores.rows import EVENT_COLUMNS, RUN_COLUMNS, SCHEMA_QUERY, SCHEMA_TABLE, SWEEP_COLUMNS
+from metta.sweep.stores.rows import (
+    EVENT_COLUMNS,
+    GPUS_SINCE,
+    RUN_COLUMNS,
+    SCHEMA_QUERY,
+    SCHEMA_TABLE,
+    SCHEMA_VERSION,
+    SWEEP_COLUMNS,
+)
 
+#: The version since which rows have hashes.
+HASHES_SINCE = 2
 #: Each table, what its rows are hashed by, and its columns without the hash.
 _HASHED: dict[str, tuple[Callable[..., bytes], Sequence[str]]] = {
     "events": (event_hash, EVENT_COLUMNS[:-1]),
@@ -43,12 +54,12 @@ CREATE INDEX runs_by_score ON runs (sweep_id, score);
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a store of version 1 to version 2, in one transaction; nothing is done when another process was faster."""
+    """Bring a store up to date, in one transaction; nothing is done when another process was faster."""
     _define_hashes(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         [(version,)] = connection.execute(SCHEMA_QUERY)
-        if version == 1:
+        if version < HASHES_SINCE:
             for index in ("runs_by_index", "runs_by_score"):
                 connection.execute(f"DROP INDEX {index}")
             for table in _HASHED:
@@ -58,7 +69,9 @@ def migrate(connection: sqlite3.Connection) -> None:
             for table in _HASHED:
                 connection.execute(f"INSERT INTO {table} {_with_hashes(table, f'{table}_1')}")
                 connection.execute(f"DROP TABLE {table}_1")
-            connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = 2")
+        if version < GPUS_SINCE:
+            connection.execute("ALTER TABLE heartbeats ADD COLUMN gpus BLOB")
+        connection.execute(f"UPDATE {SCHEMA_TABLE} SET version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # a full disk has ended it already
@@ -67,7 +80,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def show_as_current(connection: sqlite3.Connection) -> None:
-    """Let a reader see a store of version 1 as one of version 2, which only a writer may make of it."""
+    """Let a reader see a store of version 1 as one that has hashes, which only a writer may make of it."""
     _define_hashes(connection)
     for table in _HASHED:
         # A temporary view hides the table of its name.

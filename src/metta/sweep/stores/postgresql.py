@@ -100,10 +100,10 @@ class PostgresqlDatabase:
             tables = self.fetch("SELECT to_regclass(?)::text", (SCHEMA_TABLE,))
             if tables == [(None,)]:
                 raise StoreError(f"store {self._name}: holds no sweeps; start one first, or name another with --store")
-            [(version,)] = self.fetch(SCHEMA_QUERY)
-        if version > SCHEMA_VERSION:
+            [(self.schema_version,)] = self.fetch(SCHEMA_QUERY)
+        if self.schema_version > SCHEMA_VERSION:
             raise StoreError(
-                f"store {self._name}: has schema {version}, this version reads up to {SCHEMA_VERSION}; "
+                f"store {self._name}: has schema {self.schema_version}, this version reads up to {SCHEMA_VERSION}; "
                 "upgrade metta-sweep"
             )
 
@@ -116,6 +116,15 @@ class PostgresqlDatabase:
                 if connection.exec_driver_sql("SELECT to_regclass(%s)", (SCHEMA_TABLE,)).scalar() is None:
                     create_tables(connection)
         self.open()
+        if self.schema_version < SCHEMA_VERSION:
+            self._migrate()
+
+    def _migrate(self) -> None:
+        """Bring a store of version 2, the first that this server had, up to date, unless another process was faster."""
+        with self.transaction(SCHEMA_TABLE) as connection:
+            connection.exec_driver_sql("ALTER TABLE heartbeats ADD COLUMN IF NOT EXISTS gpus BYTEA")
+            connection.exec_driver_sql(f"UPDATE {SCHEMA_TABLE} SET version = {SCHEMA_VERSION}")  # noqa: S608 (constants)
+        self.schema_version = SCHEMA_VERSION
 
     def _connect(self) -> psycopg.Connection:
         if self._is_closed:

@@ -24,7 +24,17 @@ from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.sweep import Direction, SweepMetadata
 from metta.sweep.protocols import Heartbeat, Lease
-from metta.sweep.stores.rows import EVENT_COLUMNS, RESCUE, RUN_COLUMNS, SWEEP_COLUMNS, to_event, to_run, to_sweep
+from metta.sweep.stores.rows import (
+    EVENT_COLUMNS,
+    GPUS_SINCE,
+    RESCUE,
+    RUN_COLUMNS,
+    SWEEP_COLUMNS,
+    to_event,
+    to_heartbeat,
+    to_run,
+    to_sweep,
+)
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -46,6 +56,8 @@ class Database(Protocol):
 
     #: Where other processes find it.
     url: str
+    #: Of the tables as they were when it was opened.
+    schema_version: int
 
     def open(self) -> None:
         """Get ready to read; raises StoreError when there is no store, or one that cannot be read."""
@@ -191,9 +203,10 @@ class SqlReader:
 
     def fetch_heartbeats(self, sweep_id: str) -> list[Heartbeat]:
         """See `Store.fetch_heartbeats`."""
-        query = "SELECT sweep_id, host, pid, at, jobs FROM heartbeats WHERE sweep_id = ? ORDER BY host"
+        gpus = "gpus" if self._database.schema_version >= GPUS_SINCE else "NULL"
+        query = f"SELECT sweep_id, host, pid, at, jobs, {gpus} FROM heartbeats WHERE sweep_id = ? ORDER BY host"
         rows = self._database.fetch(query, (sweep_id,))
-        return [Heartbeat(**dict(zip(Heartbeat.__struct_fields__, row, strict=True))) for row in rows]
+        return [to_heartbeat(*row) for row in rows]
 
     def close(self) -> None:
         """See `Store.close`."""

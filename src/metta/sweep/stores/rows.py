@@ -12,10 +12,13 @@ from metta.sweep.errors import DamagedStoreError, StoreError
 from metta.sweep.model.events import Body, Event
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.sweep import SweepConfig, SweepMetadata
+from metta.sweep.protocols import GpuLoad, Heartbeat
 from metta.sweep.stores.hashes import event_hash, hash_of, run_hash, sweep_hash
 
 #: Written to the schema table of each store; a store of a later version is refused, one of an earlier version migrated.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+#: The version since which heartbeats have GPUs.
+GPUS_SINCE = 3
 SCHEMA_TABLE = "metta_sweep_schema"
 SCHEMA_QUERY = "SELECT version FROM metta_sweep_schema"
 
@@ -38,6 +41,7 @@ _TOTALS = tuple(name for name in SweepMetadata.__struct_fields__ if name != "con
 _decode_body: Callable[[bytes], Body] = msgspec.json.Decoder(Body).decode
 _decode_totals = msgspec.json.Decoder(_Totals).decode
 _decode_run = msgspec.json.Decoder(RunInfo).decode
+_decode_gpus = msgspec.json.Decoder(tuple[GpuLoad, ...]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -99,6 +103,12 @@ def to_run(
         return _decode_run(info)
     except msgspec.DecodeError as error:
         raise _from_elsewhere(f"sweep {sweep_id}: run {run_id}", error) from error
+
+
+def to_heartbeat(sweep_id: str, host: str, pid: int, at: float, jobs: int, gpus: bytes | None) -> Heartbeat:
+    """The heartbeat in a row of `heartbeats`."""
+    decoded = () if gpus is None else _decode_gpus(gpus)
+    return Heartbeat(sweep_id=sweep_id, host=host, pid=pid, at=at, jobs=jobs, gpus=decoded)
 
 
 def changed(what: str) -> DamagedStoreError:

@@ -81,6 +81,8 @@ HEARTBEATS = Table(
     Column("pid", Integer, nullable=False),
     Column("at", Float, nullable=False),
     Column("jobs", Integer, nullable=False),
+    #: JSON; nothing where there are none.
+    Column("gpus", LargeBinary),
 )
 
 

@@ -244,7 +244,8 @@ class SqlStore(SqlReader):
     def beat(self, heartbeat: Heartbeat) -> None:
         """See `Store.beat`."""
         mine = (HEARTBEATS.c.sweep_id == heartbeat.sweep_id) & (HEARTBEATS.c.host == heartbeat.host)
-        row = msgspec.structs.asdict(heartbeat)
+        gpus = msgspec.json.encode(heartbeat.gpus) if heartbeat.gpus else None
+        row = {**msgspec.structs.asdict(heartbeat), "gpus": gpus}
         with self._database.transaction(heartbeat.sweep_id) as connection:
             if not connection.execute(update(HEARTBEATS).where(mine).values(row)).rowcount:
                 connection.execute(insert(HEARTBEATS).values(row))

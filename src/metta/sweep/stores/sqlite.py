@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote
 
 from metta.sweep.errors import DamagedStoreError, StoreAwayError, StoreError
-from metta.sweep.stores.migration import migrate, show_as_current
+from metta.sweep.stores.migration import HASHES_SINCE, migrate, show_as_current
 from metta.sweep.stores.reader import Fetch, Row
 from metta.sweep.stores.rows import RESCUE, SCHEMA_QUERY, SCHEMA_TABLE, SCHEMA_VERSION
 from metta.sweep.stores.wal import check_log
@@ -101,9 +101,9 @@ class SqliteDatabase:
 
     def _open_to_read(self) -> None:
         self._reader = self._connect()
-        version = self._version(self._reader)
+        self.schema_version = self._version(self._reader)
         _switch_to_wal(self._reader)
-        if version < SCHEMA_VERSION:
+        if self.schema_version < HASHES_SINCE:
             show_as_current(self._reader)
             self._has_indices = False  # a view has none
 

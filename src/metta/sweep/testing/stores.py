@@ -18,7 +18,7 @@ from metta.sweep.model import ids
 from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.run import JobStatus, JobType
 from metta.sweep.model.state import EMPTY, SweepState, fold
-from metta.sweep.protocols import Heartbeat, Store
+from metta.sweep.protocols import GpuLoad, Heartbeat, Store
 from metta.sweep.testing.sweeps import START, SWEEP, random_history, run_events, sweep_created
 
 
@@ -407,18 +407,23 @@ class StoreContract:
     # ------------------------------------------------------------------------------------------------------ heartbeats
 
     def test_a_heartbeat_replaces_the_one_before_of_its_host_and_sweep(self, store: Store) -> None:
-        def heartbeat(host: str, at: float, sweep_id: str = SWEEP, jobs: int = 0) -> Heartbeat:
-            return Heartbeat(sweep_id=sweep_id, host=host, pid=4321, at=at, jobs=jobs)
+        busy = GpuLoad(index=0, utilization=0.93, memory=60 << 30, memory_whole=80 << 30)
+
+        def heartbeat(
+            host: str, at: float, sweep_id: str = SWEEP, jobs: int = 0, gpus: tuple[GpuLoad, ...] = ()
+        ) -> Heartbeat:
+            return Heartbeat(sweep_id=sweep_id, host=host, pid=4321, at=at, jobs=jobs, gpus=gpus)
 
         assert store.fetch_heartbeats(SWEEP) == []
         for beat in [
             heartbeat("a", 1.0),
-            heartbeat("b", 2.0),
-            heartbeat("a", 3.0, jobs=2),
+            heartbeat("b", 2.0, gpus=(busy,)),
+            heartbeat("b", 2.5),
+            heartbeat("a", 3.0, jobs=2, gpus=(busy, busy)),
             heartbeat("a", 4.0, "other"),
         ]:
             store.beat(beat)
-        assert store.fetch_heartbeats(SWEEP) == [heartbeat("a", 3.0, jobs=2), heartbeat("b", 2.0)]
+        assert store.fetch_heartbeats(SWEEP) == [heartbeat("a", 3.0, jobs=2, gpus=(busy, busy)), heartbeat("b", 2.5)]
         assert store.fetch_heartbeats("other") == [heartbeat("a", 4.0, "other")]
 
     # --------------------------------------------------------------------------------------------------------- helpers
