@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -17,11 +19,15 @@ from metta.sweep.agent.descendants import adopt_orphans
 from metta.sweep.agent.location import AgentAddress, address_file, belongs_to, new_socket_path, spool_file
 from metta.sweep.agent.messages import SOCKET_VARIABLE
 from metta.sweep.clock import SystemClock
+from metta.sweep.errors import UsageError
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.observe.log_lines import LogFormat, configure_logging, wanted_format
+from metta.sweep.observe.tracing import NO_TRACING, Tracing, open_tracing
 from metta.sweep.stores import open_reader, open_store, store_url
 from metta.sweep.stores.spooled import SpooledStore
+
+logger = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -49,7 +55,8 @@ def _serve(sweep_id: str, on_ready: Callable[[], object]) -> None:
     url = store_url()
     with closing(open_reader(url)) as reader:
         [sweep] = reader.fetch_sweeps(sweep_id)
-    with address_file(sweep.config.directory).open("a+") as lock:
+    # Closed after the lock is given back: who takes spans may keep this agent waiting, and nobody else by it.
+    with closing(_tracing(sweep)) as tracing, address_file(sweep.config.directory).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -65,7 +72,29 @@ def _serve(sweep_id: str, on_ready: Callable[[], object]) -> None:
             lock.truncate(0)
             lock.write(msgspec.json.encode(address).decode())
             lock.flush()
-            asyncio.run(Agent(store, sweep, socket_path, SystemClock()).run(on_ready))
+            agent = Agent(store, sweep, socket_path, SystemClock(), tracing)
+            asyncio.run(_run(agent, tracing, on_ready))
+
+
+def _tracing(sweep: SweepMetadata) -> Tracing:
+    """What is asked for, as far as it can be had: who started the sweep has been told, and jobs matter more."""
+    try:
+        return open_tracing(sweep, SystemClock())
+    except UsageError as error:
+        logger.warning("no spans are made of the jobs: %s", error)
+        return NO_TRACING
+
+
+async def _run(agent: Agent, tracing: Tracing, on_ready: Callable[[], object]) -> None:
+    def terminate() -> None:
+        agent.abandon("the agent was terminated")
+        tracing.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if tracing is not NO_TRACING:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    await agent.run(on_ready)
 
 
 _UNENDED = [status for status in JobStatus if not status.ended]

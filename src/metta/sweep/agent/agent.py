@@ -19,9 +19,11 @@ import msgspec
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.jobs import Jobs
 from metta.sweep.agent.recorder import Recorder
+from metta.sweep.agent.spans import JobSpans
 from metta.sweep.errors import MetricError, StoreError
 from metta.sweep.model.events import Event
 from metta.sweep.model.sweep import SweepMetadata
+from metta.sweep.observe.tracing import NO_TRACING, Tracing
 from metta.sweep.protocols import Clock, Heartbeat
 from metta.sweep.stores.spooled import SpooledStore
 
@@ -51,9 +53,17 @@ class Agent:
         sweep: The sweep, for its targets and limits.
         socket_path: Where it listens for controllers.
         clock: The time.
+        tracing: Told what becomes of the jobs.
     """
 
-    def __init__(self, store: SpooledStore, sweep: SweepMetadata, socket_path: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: SpooledStore,
+        sweep: SweepMetadata,
+        socket_path: Path,
+        clock: Clock,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self._store = store
         self._sweep_id = sweep.sweep_id
         self._socket_path = socket_path
@@ -62,8 +72,11 @@ class Agent:
         self._controllers = 0
         self._leaving = False
         self._idle_since = clock.monotonic()
-        self._recorder = Recorder(store, sweep.sweep_id, f"agent@{self._host}", clock, self._on_refused)
-        self._jobs = Jobs(sweep.config, self._host, socket_path, self._recorder, clock)
+        self._spans = JobSpans(tracing)
+        self._recorder = Recorder(
+            store, sweep.sweep_id, f"agent@{self._host}", clock, self._on_refused, on_added=self._spans.observe
+        )
+        self._jobs = Jobs(sweep.config, self._host, socket_path, self._recorder, clock, spans=self._spans)
 
     # ------------------------------------------------------------------------------------------------ lifetime
 
@@ -88,6 +101,11 @@ class Agent:
             self._socket_path.unlink(missing_ok=True)
             await self._recorder.finish()
             self._jobs.close()
+            self.abandon("the agent ended")
+
+    def abandon(self, reason: str) -> None:
+        """Say of all jobs that run, in their spans, that nothing more will be known of them."""
+        self._spans.abandon(reason)
 
     def _is_useless(self) -> bool:
         if self._jobs.held or (self._jobs.is_tidying and not self._recorder.busy):
@@ -125,6 +143,7 @@ class Agent:
                 pid=os.getpid(),
                 at=self._clock.now(),
                 jobs=len(self._jobs.held),
+                gpus=self._jobs.gpu_loads,
             )
             with suppress(StoreError):  # the store has said in the log that it is away
                 await asyncio.to_thread(self._store.beat, beat)

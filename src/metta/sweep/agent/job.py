@@ -29,6 +29,8 @@ class Job:
         self.directory = directory
         self.log = directory / f"{definition.type}-{definition.attempt}.log"
         self.gpus: tuple[str, ...] = ()
+        #: For spans that its processes make; None where nobody traces.
+        self.traceparent: str | None = None
         #: When its process began, by the monotonic clock: a clock that is set would falsify what it costs.
         self.began: float | None = None
         #: How it ends because we made it end, and why.

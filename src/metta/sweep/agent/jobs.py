@@ -13,11 +13,13 @@ from metta.sweep.agent import failures
 from metta.sweep.agent import messages as msg
 from metta.sweep.agent.checkpoints import Shelf
 from metta.sweep.agent.failures import Verdict, oom_kills
-from metta.sweep.agent.gpus import visible_gpus
+from metta.sweep.agent.gpus import named_gpus, visible_gpus
 from metta.sweep.agent.job import Job
 from metta.sweep.agent.memory import MemoryLimits
+from metta.sweep.agent.nvml import loads
 from metta.sweep.agent.orders import Orders
 from metta.sweep.agent.recorder import Recorder
+from metta.sweep.agent.spans import JobSpans
 from metta.sweep.agent.telemetry import Telemetry
 from metta.sweep.agent.workers import Worker, Workers
 from metta.sweep.errors import MetricError
@@ -26,7 +28,7 @@ from metta.sweep.model.fidelity import SECONDS
 from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.sweep import CommandTarget, SweepConfig
 from metta.sweep.model.usage import JobUsage
-from metta.sweep.protocols import Clock
+from metta.sweep.protocols import Clock, GpuLoad
 from metta.sweep.session import Ending
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,16 @@ class Jobs:
         socket_path: Where the agent listens.
         recorder: The way to the log.
         clock: The time.
+        spans: Those of the jobs.
     """
 
-    def __init__(self, config: SweepConfig, host: str, socket_path: Path, recorder: Recorder, clock: Clock) -> None:
+    def __init__(
+        self, config: SweepConfig, host: str, socket_path: Path, recorder: Recorder, clock: Clock, *, spans: JobSpans
+    ) -> None:
         self._config = config
         self._host = host
         self._recorder = recorder
+        self._spans = spans
         self._clock = clock
         self._shelf = Shelf(config, recorder, clock)
         self._orders = Orders(config, socket_path, self._shelf)
@@ -85,6 +91,11 @@ class Jobs:
     def held(self) -> list[str]:
         """The ids of those that run or wait."""
         return list(self._jobs)
+
+    @property
+    def gpu_loads(self) -> tuple[GpuLoad, ...]:
+        """What the GPUs do that jobs may use; nothing is known while there are no jobs."""
+        return loads(self._telemetry.gpus, named_gpus())
 
     @property
     def is_tidying(self) -> bool:
@@ -167,6 +178,7 @@ class Jobs:
         self._start_waiting()
 
     def _start(self, job: Job) -> None:
+        job.traceparent = self._spans.begin(job.definition)
         is_command = isinstance(self._orders.target(job.definition), CommandTarget)
         if job.definition.inheritance is not None or (is_command and job.definition.checkpoints):
             self._take_time_for(self._start_late(job))
@@ -344,6 +356,7 @@ class Jobs:
         for job in self._jobs.values():
             job.forget()
             self._shelf.end(job.job_id)
+        self._spans.abandon("the fork server died, and the job with it")
         self._telemetry.forget()
         self._jobs.clear()
         self._waiting.clear()

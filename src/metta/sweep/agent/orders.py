@@ -10,6 +10,7 @@ from metta.sweep.agent.command import CHECKPOINT_PLACEHOLDER, MetricsTail, argum
 from metta.sweep.agent.job import Job
 from metta.sweep.model.run import JobDefinition, JobType
 from metta.sweep.model.sweep import CommandTarget, FunctionTarget, PickledTarget, SweepConfig, Target
+from metta.sweep.observe.tracing import TRACEPARENT_VARIABLE
 from metta.sweep.session import Progress, RunContext
 
 
@@ -59,6 +60,8 @@ class Orders:
             until = job.progress.until
             # Always: a sweep that a job of another sweep runs finds the other's in its environment.
             environment[msg.UNTIL_VARIABLE] = "" if until is None else f"{until:.15g}"
+        if job.traceparent is not None:
+            environment[TRACEPARENT_VARIABLE] = job.traceparent
         if self._config.resources.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(job.gpus)
         return environment

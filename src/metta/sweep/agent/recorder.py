@@ -30,16 +30,25 @@ class Recorder:
         actor: Who says so.
         clock: The time they get.
         on_refused: Called with each event that the state of the sweep does not allow; it is dropped.
+        on_added: Called with each event as it is queued.
     """
 
     def __init__(
-        self, store: SpooledStore, sweep_id: str, actor: str, clock: Clock, on_refused: Callable[[Event], None]
+        self,
+        store: SpooledStore,
+        sweep_id: str,
+        actor: str,
+        clock: Clock,
+        on_refused: Callable[[Event], None],
+        *,
+        on_added: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._sweep_id = sweep_id
         self._actor = actor
         self._clock = clock
         self._on_refused = on_refused
+        self._on_added = on_added
         self._added = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -64,6 +73,7 @@ class Recorder:
         self._settled.clear()
         self._added.set()
         log_events([event])
+        self._on_added(event)
 
     async def settle(self) -> None:
         """Wait until the store has, or has refused, everything that was added."""

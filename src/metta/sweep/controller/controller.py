@@ -11,10 +11,10 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, TypeVar
 
-from metta.sweep import registry
 from metta.sweep.controller import lease as leases
 from metta.sweep.controller.backups import AutomaticBackups
-from metta.sweep.controller.decide import Decision, Policy, decide, jobs_to_dispatch, jobs_to_stop, open_jobs, revive
+from metta.sweep.controller.decide import Decision, decide, jobs_to_dispatch, jobs_to_stop, open_jobs, revive
+from metta.sweep.controller.policy import policy_of
 from metta.sweep.controller.retries import dispatch_delay_s, may_dispatch, next_deadline
 from metta.sweep.controller.revisions import resume_sweep
 from metta.sweep.controller.validator import StateValidator
@@ -28,14 +28,14 @@ from metta.sweep.errors import (
     StoreAwayError,
     SweepError,
 )
-from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.run import FailureKind, JobDefinition, Outcome
 from metta.sweep.model.state import EMPTY, SweepState, fold
-from metta.sweep.model.sweep import SweepConfig, SweepStatus
+from metta.sweep.model.sweep import SweepStatus
 from metta.sweep.model.waiting import WITH_JOB
 from metta.sweep.observe.log_lines import log_events
+from metta.sweep.observe.tracing import NO_TRACING, Tracing
 from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Placement, Standing, Store
 
 #: With nothing to do, look around this often: for signals, lost jobs, limits of time.
@@ -55,19 +55,6 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def policy_of(config: SweepConfig) -> Policy:
-    """The deciding parts that a configuration names; raises a UsageError when they do not fit it."""
-    optimizer = registry.optimizer(config.strategy.optimizer, config.strategy.optimizer_options)
-    optimizer.check(config)
-    scheduler = registry.scheduler(config.strategy.scheduler, config.strategy.scheduler_options)
-    scheduler.check(config)
-    return Policy(
-        optimizer=optimizer,
-        scheduler=scheduler,
-        guards=(TrialLimit(), BudgetLimit(), TimeLimit()),
-    )
-
-
 class SweepController:
     """Drives one sweep until it ends, or until it is asked to wind down. Can be killed anywhere and started again.
 
@@ -78,6 +65,7 @@ class SweepController:
         clock: The time.
         observer: Called after each step in which something happened, with the state and the new events.
         lease: The sweep's lease, where it was taken before (by a standby).
+        tracing: Told how long the parts of each step take.
 
     Raises:
         NotFoundError: the store has no such sweep.
@@ -93,12 +81,14 @@ class SweepController:
         observer: Observer | None = None,
         *,
         lease: Lease | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._store = store
         self._sweep_id = sweep_id
-        self._dispatcher = dispatcher
+        self._dispatcher = tracing.dispatcher(dispatcher)
         self._clock = clock
         self._observer = observer
+        self._tracing = tracing
         self._actor = f"controller@{socket.gethostname()}"
         #: Last event that `decide` has seen or written itself; what others wrote in between is still to be thought
         #: about.
@@ -111,7 +101,7 @@ class SweepController:
         self._lease = lease or leases.acquire(store, sweep_id, clock.now())
         self._renew_at = clock.monotonic() + leases.RENEW_AFTER_S
         self._config = self.state.sweep.config
-        self._policy = policy_of(self._config)
+        self._policy = policy_of(self._config, tracing)
         self._validator = StateValidator()
         #: The state that was last looked through, if nothing was wrong in it.
         self._sound: SweepState | None = None
@@ -222,7 +212,7 @@ class SweepController:
         back, and then the farewell is refused.
         """
         status = self.state.sweep.status
-        reason = f"sweep {status}" if status is not SweepStatus.RUNNING else "wound down"
+        reason = f"sweep {status}" if status is not SweepStatus.RUNNING else ev.WOUND_DOWN
         self._store.release_lease(self._lease)
         try:
             self._append([*self._unlogged, _stopped(reason)], expected_seq=self.state.seq)
@@ -242,19 +232,19 @@ class SweepController:
 
     def step(self) -> None:
         """One turn of the loop: catch up, look for losses, decide, write, act."""
-        now = self._clock.now()
+        with self._tracing.span("step"):
+            self._step(self._clock.now())
+
+    def _step(self, now: float) -> None:
         self._renew_lease()
         self._catch_up()
         try:
             self._look_around(now)
             self._considered = self.state.seq
-            decisions = decide(
-                self.state,
-                self._policy,
-                now=now,
-                capacity=self._dispatcher.capacity(),
-                starting=not self._stop_requests,
-            )
+            capacity, starting = self._dispatcher.capacity(), not self._stop_requests
+            with self._tracing.span("decide") as span:
+                decisions = decide(self.state, self._policy, now=now, capacity=capacity, starting=starting)
+                span.set(decisions=len(decisions))
             self._append([*self._unlogged, *decisions])
             self._unlogged = []
             self._conflicts = 0
@@ -283,12 +273,14 @@ class SweepController:
             self._renew_at = self._clock.monotonic() + leases.RENEW_AFTER_S
 
     def _catch_up(self) -> None:
-        events = list(self._store.read(self._sweep_id, after=self.state.seq))
-        self.state = fold(self.state, events)
+        with self._tracing.span("read") as span:
+            events = list(self._store.read(self._sweep_id, after=self.state.seq))
+            span.set(events=len(events))
+            self.state = fold(self.state, events)
         self._events += events
         if self.state.sweep.config is not self._config:
             self._config = self.state.sweep.config
-            self._policy = policy_of(self._config)
+            self._policy = policy_of(self._config, self._tracing)
 
     def _append(self, decisions: Sequence[Decision], *, expected_seq: int | None = None) -> None:
         if not decisions:
@@ -305,7 +297,8 @@ class SweepController:
             )
             for decision in decisions
         ]
-        stored = self._store.append(events, fence=self._lease.fence, expected_seq=expected_seq)
+        with self._tracing.span("append", events=len(events)):
+            stored = self._store.append(events, fence=self._lease.fence, expected_seq=expected_seq)
         if stored[0].seq == self.state.seq + 1:
             self.state = fold(self.state, stored)
             self._events += stored
@@ -316,6 +309,7 @@ class SweepController:
     def _notify(self) -> None:
         events, self._events = self._events, []
         log_events(events)
+        self._tracing.happened(events)
         if events and self._observer is not None:
             self._observer(self.state, events)
 

@@ -254,6 +254,8 @@ class JobDefinition(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources = Resources()
     #: It is to train until its resource reaches this; None for a whole training.
     until: float | None = None
+    #: Which span it is a child of, as W3C Trace Context writes it; None where nobody traces the sweep.
+    traceparent: str | None = None
 
 
 class JobInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
