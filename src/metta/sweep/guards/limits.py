@@ -18,6 +18,13 @@ class TrialLimit:
         return Refusal(reason=f"max_trials: all {limit} runs are done", ends_paused=False)
 
 
+def compute_seconds(state: SweepState, now: float) -> float:
+    """Wall time of all jobs so far; those that run count with the time they have run."""
+    running = (run.open_job for run in state.waiting_for(*WITH_JOB))
+    elapsed_s = sum(max(0.0, now - job.started_at) for job in running if job and job.started_at is not None)
+    return state.sweep.cost + elapsed_s
+
+
 class BudgetLimit:
     """No new run once the jobs together have used `budget_hours`; running jobs count with the time they have run."""
 
@@ -26,9 +33,7 @@ class BudgetLimit:
         limit = state.sweep.config.budget_hours
         if limit is None:
             return None
-        running = (run.open_job for run in state.waiting_for(*WITH_JOB))
-        elapsed_s = sum(max(0.0, now - job.started_at) for job in running if job and job.started_at is not None)
-        spent_hours = (state.sweep.cost + elapsed_s) / 3600
+        spent_hours = compute_seconds(state, now) / 3600
         if spent_hours < limit:
             return None
         return Refusal(reason=f"budget_hours: {spent_hours:.3g} of {limit:g} compute hours are spent")
