@@ -14,20 +14,20 @@ from msgspec.structs import replace
 from metta.sweep import registry
 from metta.sweep.config import (
     COMBINATIONS,
-    FieldError,
     Settings,
     SweepFile,
     build_config,
     check_metrics,
     parse_command,
     parse_settings,
-    parse_space,
     parse_strategy,
 )
 from metta.sweep.config_changes import differences
 from metta.sweep.config_defaults.smart import SmartDefaults
-from metta.sweep.errors import ConfigError
+from metta.sweep.config_space import parse_space
+from metta.sweep.errors import ConfigError, FieldError
 from metta.sweep.model.fidelity import Fidelity
+from metta.sweep.model.notify import NoticeKind, Notify
 from metta.sweep.model.run import FailureKind, Resources, RetryPolicy
 from metta.sweep.model.space import Choice, Constant, LogNormal, LogUniform, Normal, Range, Uniform
 from metta.sweep.model.sweep import (
@@ -134,6 +134,7 @@ class TestSettings:
             "backup_hours": 24,
             "backups": 7,
             "dispatcher": "local",
+            "notify": {"channels": ["$SLACK_URL"], "on": ["sweep_ended"], "every_minutes": 5, "stalled_minutes": 60},
         }
         settings = parse_settings(given, SweepFile)
         arrived = {name: getattr(settings, name) for name in given}
@@ -144,6 +145,9 @@ class TestSettings:
             "retry_eval": RetryPolicy(max_retries=1),
             "checkpoints": Retention(last=3, best=1, every=10),
             "fidelity": Fidelity(resource="step", maximum=900, grace_period=10, reduction_factor=4),
+            "notify": Notify(
+                channels=("$SLACK_URL",), on=(NoticeKind.SWEEP_ENDED,), every_minutes=5, stalled_minutes=60
+            ),
         }
         assert arrived == {**given, **nested}
         assert set(given) == set(SweepFile.__struct_fields__)
@@ -577,3 +581,49 @@ class TestConfig:
         assert not differences(config_of(function), config_of(replace(function, import_path=["/libraries"])))
         for other in (pickles[0], replace(function, module="/copy/train.py"), replace(function, name="other")):
             assert differences(config_of(function), config_of(other))
+
+
+class TestNotify:
+    @pytest.mark.parametrize(
+        "short", ["$SLACK_URL", ["$SLACK_URL"], ["$SLACK_URL", "$SLACK_URL"], {"channels": "$SLACK_URL"}]
+    )
+    def test_short_forms_name_channels(self, short: Any) -> None:
+        assert config_of(notify=short).notify == Notify(channels=("$SLACK_URL",))
+
+    def test_without_it_the_sweep_names_nobody(self) -> None:
+        assert config_of().notify is None
+        assert config_of(notify={"on": ["new_best"]}).notify == Notify(on=(NoticeKind.NEW_BEST,))
+
+    def test_who_is_told_may_change_without_making_another_sweep(self) -> None:
+        assert differences(config_of(notify="$A"), config_of(notify="$B")) == {}
+
+    @pytest.mark.parametrize(
+        "notify",
+        [
+            "slack://TOKENaaaa/b/c",
+            ["$OK", "slack://TOKENaaaa/b/c"],
+            {"channels": "slack://TOKENaaaa/b/c"},
+            {"channels": [["slack://TOKENaaaa/b/c"]]},
+            {"channels": {"slack": "slack://TOKENaaaa/b/c"}},
+            {"on": ["slack://TOKENaaaa/b/c"]},
+            {"every_minutes": "slack://TOKENaaaa/b/c"},
+        ],
+    )
+    def test_urls_are_refused_and_not_repeated(self, notify: Any) -> None:
+        with pytest.raises(FieldError, match="notify") as caught:
+            config_of(notify=notify)
+        assert "TOKEN" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("notify", "why"),
+        [
+            ({"chanels": ["$A"]}, "did you mean 'channels'"),
+            ({"on": ["new_bst"]}, "did you mean 'new_best'"),
+            ({"every_minutes": -1}, "every_minutes"),
+            ({"stalled_minutes": 0}, "stalled_minutes"),
+            ("$", "'\\$VARIABLE' or paths"),
+        ],
+    )
+    def test_mistakes_are_named(self, notify: Any, why: str) -> None:
+        with pytest.raises(FieldError, match=why):
+            config_of(notify=notify)

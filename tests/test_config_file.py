@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from metta.sweep.config import KINDS, SweepFile, parse_space
+from metta.sweep.config import SweepFile
 from metta.sweep.config_file import json_schema, load
+from metta.sweep.config_space import KINDS, parse_space
 from metta.sweep.errors import ConfigError
 from metta.sweep.model.run import FailureKind, RetryPolicy
 from metta.sweep.model.space import Choice, LogUniform, Range, Uniform

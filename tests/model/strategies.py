@@ -291,6 +291,14 @@ _sweep_bodies = st.one_of(
     _endings,
     st.just(ev.ControllerStarted(host="node", pid=1, fence=1, version="0.1.0")),
     st.just(ev.ControllerStopped(reason="interrupted")),
+    st.builds(
+        ev.Notified,
+        channel=st.sampled_from(["$SLACK_URL", "apprise.yml"]),
+        through=st.integers(-1, 20),
+        title=st.sampled_from(["", "2 runs failed"]),
+        best_score=st.none() | st.floats(-1.0, 1.0) | st.just(math.nan),
+        once=st.lists(st.sampled_from(["budget_hours=8", "max_hours=2"]), max_size=2).map(tuple),
+    ),
 )
 
 

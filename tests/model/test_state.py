@@ -305,6 +305,7 @@ def test_the_table_of_transitions_speaks_of_every_event_about_runs():
         ev.SweepEnded,
         ev.ControllerStarted,
         ev.ControllerStopped,
+        ev.Notified,
     }
     about_either = {ev.Noted}
     assert {type(body) for body in NEXT.values()} == set(Body.__args__) - about_sweeps - about_either

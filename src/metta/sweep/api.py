@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from metta.sweep.agent.targets import SweepRunReached, is_importing
-from metta.sweep.config import Settings, parse_settings, parse_space
+from metta.sweep.config import Settings, parse_settings
+from metta.sweep.config_space import parse_space
 from metta.sweep.model.run import RunInfo
 from metta.sweep.model.sweep import SweepStatus
 
@@ -190,7 +191,7 @@ def sweep(
         evaluate: A function that scores a trained run in a job of its own; called with the same configuration.
         **settings: `name`, `strategy` (default "random"), `seed`, `max_parallel` (default: as many as fit here),
             `max_parallel_eval`, `max_trials`, `budget_hours`, `max_hours`, `resources`, `job_timeout_s`, `grace_s`,
-            `isolation`; see `SweepConfig`.
+            `isolation`, `notify`; see `SweepConfig`.
 
     Raises:
         ConfigError: a setting is not valid.

@@ -16,22 +16,12 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from metta.sweep import registry
-from metta.sweep.errors import ConfigError, SearchSpaceError, did_you_mean
+from metta.sweep.config_space import parse_space
+from metta.sweep.errors import FieldError, did_you_mean
 from metta.sweep.model.dispatching import Dispatching
 from metta.sweep.model.fidelity import Fidelity
-from metta.sweep.model.parameters import ParameterBase
+from metta.sweep.model.notify import NoticeKind, Notify
 from metta.sweep.model.run import Delay, FailureKind, JobType, MaxRetries, Resources, RetryPolicy
-from metta.sweep.model.space import (
-    Choice,
-    Constant,
-    LogNormal,
-    LogUniform,
-    Normal,
-    Parameter,
-    Range,
-    SearchSpace,
-    Uniform,
-)
 from metta.sweep.model.sweep import (
     Direction,
     Isolation,
@@ -78,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backup_hours: Positive | None = None
     backups: Count = 3
     dispatcher: str | Dispatching = "local"
+    #: In short, the channels or the one channel.
+    notify: Notify | list[str] | str | None = None
 
 
 class SweepFile(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,6 +95,7 @@ _NESTED: dict[str, type[msgspec.Struct]] = {
     "checkpoints": Retention,
     "fidelity": Fidelity,
     "dispatcher": Dispatching,
+    "notify": Notify,
 }
 _WORDS: dict[str, tuple[str, ...]] = {
     "direction": get_args(Direction),
@@ -110,30 +103,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "stdout": ("json",),
     "on": tuple(kind.value for kind in FailureKind),
     "type": tuple(kind.value for kind in JobType),
+    "notify.on": tuple(kind.value for kind in NoticeKind),
 }
-
-#: Kinds of parameters as files name them.
-KINDS: dict[str, type[ParameterBase]] = {
-    "uniform": Uniform,
-    "log_uniform": LogUniform,
-    "range": Range,
-    "choice": Choice,
-    "normal": Normal,
-    "log_normal": LogNormal,
-    "constant": Constant,
-}
-
-
-class FieldError(ConfigError):
-    """A ConfigError that knows the field, so that a file's line can be found for it."""
-
-    def __init__(self, path: tuple[str, ...], problem: str) -> None:
-        super().__init__(path, problem)
-        self.path = path
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{'.'.join(self.path)}: {self.problem}"
 
 
 def parse_settings(values: Mapping[str, Any], kind: type[Settings] = Settings) -> Settings:
@@ -165,10 +136,17 @@ def _check_keys(values: Mapping[Any, Any], kind: type[msgspec.Struct], path: tup
     for name, value in values.items():
         if name not in fields:
             raise FieldError((*path, str(name)), f"unknown key; {did_you_mean(str(name), fields)}")
-        if name in _WORDS and isinstance(value, str) and value not in _WORDS[name]:
-            raise FieldError((*path, name), f"cannot be {value!r}; {did_you_mean(value, _WORDS[name])}")
+        words = _words((*path, str(name)))
+        if words and isinstance(value, str) and value not in words:
+            raise FieldError((*path, name), f"cannot be {value!r}; {did_you_mean(value, words)}")
         if name in _NESTED and isinstance(value, Mapping):
             _check_keys(value, _NESTED[name], (*path, name))
+
+
+def _words(path: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The words that may stand there, where they are a few; items of a list are counted by numbers in the path."""
+    names = [part for part in path if not part.isdecimal()]
+    return _WORDS.get(".".join(names[-2:])) or _WORDS.get(names[-1])
 
 
 def _field_error(error: msgspec.ValidationError, values: Mapping[str, Any]) -> FieldError:
@@ -180,72 +158,14 @@ def _field_error(error: msgspec.ValidationError, values: Mapping[str, Any]) -> F
     for part in path:
         value = value[part] if isinstance(value, Mapping) else list(value)[int(part)]
     if message.startswith("Invalid enum value"):
-        words = _WORDS[next(part for part in reversed(path) if not part.isdecimal())]
-        return FieldError(path, f"cannot be {value!r}; {did_you_mean(str(value), words)}")
-    return FieldError(path, f"{expected[:1].lower()}{expected[1:]}, got {value!r}")
+        words = _words(path) or ()
+        return FieldError(path, f"cannot be {_shown(path, value)}; {did_you_mean(str(value), words)}")
+    return FieldError(path, f"{expected[:1].lower()}{expected[1:]}, got {_shown(path, value)}")
 
 
-def parse_space(definition: Mapping[str, Any]) -> SearchSpace:
-    """A search space from parameters and from the forms that files use, such as `{log_uniform: [1e-4, 1e-1]}`.
-
-    Raises:
-        FieldError: a parameter is not valid.
-    """
-    try:
-        return SearchSpace.of(_parse_level(definition, ()))
-    except SearchSpaceError as error:
-        raise FieldError(("search_space",), str(error)) from error
-
-
-def _parse_level(definition: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    level: dict[str, Any] = {}
-    for name, value in definition.items():
-        here = (*path, str(name))
-        if not isinstance(name, str):
-            raise FieldError(("search_space", *here), f"names are strings, got {name!r}; put it in quotes")
-        if not isinstance(value, Mapping):
-            level[name] = value
-        elif kinds := value.keys() & KINDS.keys():
-            level[name] = _parse_parameter(here, kinds, value)
-        elif (kind := _misspelt_kind(value)) is not None:
-            problem = f"unknown kind of parameter {kind!r}; {did_you_mean(kind, KINDS)}"
-            raise FieldError(("search_space", *here), problem)
-        else:
-            level[name] = _parse_level(value, here)
-    return level
-
-
-def _misspelt_kind(value: Mapping[Any, Any]) -> str | None:
-    """What stands where a parameter's kind should, or None for a group of parameters.
-
-    A mapping is meant as a parameter when it maps one name to a list, or has what only stands beside a kind: `when`,
-    a number of `step`, a `log` that is true or false.
-    """
-    rest = {str(name): item for name, item in value.items() if name not in {"when", "step", "log"}}
-    options = [name for name in ("step", "log") if name in value and not isinstance(value[name], Mapping)]
-    is_one_list = len(rest) == 1 and all(isinstance(item, list) for item in rest.values())
-    return next(iter(rest), "") if "when" in value or options or is_one_list else None
-
-
-def _parse_parameter(path: tuple[str, ...], kinds: set[str], value: Mapping[str, Any]) -> Parameter:
-    field = ("search_space", *path)
-    if len(kinds) > 1:
-        raise FieldError(field, f"is of one kind, got {' and '.join(sorted(kinds))}")
-    [kind] = kinds
-    arguments = value[kind]
-    options = {name: option for name, option in value.items() if name != kind}
-    allowed = {"when", "step", "log"} if kind == "range" else {"when"}
-    for name in options:
-        if name not in allowed:
-            raise FieldError(field, f"unknown key {name!r} beside {kind}; {did_you_mean(name, allowed)}")
-    if kind in {"choice", "constant"}:
-        arguments = [arguments]
-    elif not isinstance(arguments, list) or len(arguments) != 2:
-        raise FieldError(field, f"{kind} takes a list of two numbers, got {arguments!r}")
-    try:
-        return KINDS[kind](*arguments, **options)  # type: ignore[return-value]  # every kind is in the union
-    except SearchSpaceError as error:
-        raise FieldError(field, str(error)) from error
+def _shown(path: tuple[str, ...], value: Any) -> str:
+    """A value for an error message; of URLs of channels, which hold passwords, their first word only."""
+    return re.sub(r"://[^'\"\s]*", "://...", repr(value)) if path[0] == "notify" else repr(value)
 
 
 #: Optimizers with schedulers that have a name together: Falkner et al. (2018), "BOHB", is a TPE of the highest level
@@ -306,6 +226,29 @@ def parse_command(field: str, command: list[str] | str) -> list[str]:
     if not argv:
         raise FieldError((field,), "needs a program to run, got nothing")
     return argv
+
+
+def parse_notify(notify: Notify | list[str] | str | None) -> Notify | None:
+    """Who is told what, from its short forms: one channel, or several.
+
+    Raises:
+        FieldError: a channel is a URL, which would give away what it is protected by.
+    """
+    if notify is None:
+        return None
+    given = notify if isinstance(notify, Notify) else Notify(channels=notify if isinstance(notify, str) else (*notify,))
+    for channel in given.names:
+        if "://" in channel:
+            scheme = re.sub(r"\W.*", "", channel)  # and no more of it: what follows may be a password
+            raise FieldError(
+                ("notify", "channels"),
+                f"takes no URLs, which hold passwords, because it is written down, got {scheme}://...; put it in an "
+                "environment variable and name that, as '$SLACK_URL' (in single quotes on a command line), or in a "
+                "configuration file of Apprise and give its path",
+            )
+        if not channel.strip("$ "):
+            raise FieldError(("notify", "channels"), f"are '$VARIABLE' or paths of files, got {channel!r}")
+    return replace(given, channels=given.names)
 
 
 def check_metrics(source: MetricsSource) -> None:
@@ -370,6 +313,7 @@ def build_config(
         checkpoints=settings.checkpoints,
         backup_hours=settings.backup_hours,
         backups=settings.backups,
+        notify=parse_notify(settings.notify),
         dispatcher=Dispatching.of(settings.dispatcher),
         directory=str(directory),
         working_directory=str(working_directory),

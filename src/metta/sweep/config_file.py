@@ -12,9 +12,10 @@ import msgspec
 import yaml
 from msgspec.structs import replace
 
-from metta.sweep.config import KINDS, FieldError, SweepFile, check_metrics, parse_command, parse_settings, parse_space
+from metta.sweep.config import SweepFile, check_metrics, parse_command, parse_notify, parse_settings
 from metta.sweep.config_defaults.inference import infer_from_file
-from metta.sweep.errors import ConfigError
+from metta.sweep.config_space import KINDS, parse_space
+from metta.sweep.errors import ConfigError, FieldError
 
 SUFFIXES = {".yaml", ".yml", ".toml"}
 
@@ -94,6 +95,7 @@ def load_with_origin(path: Path) -> Loaded:
         if settings.evaluate is not None:
             parse_command("evaluate", settings.evaluate)
         check_metrics(settings.metrics)
+        parse_notify(settings.notify)
         if is_inferred:
             said = settings.direction if "direction" in values else None
             settings = replace(settings, **infer_from_file(settings, path.absolute().parent, said)._asdict())
@@ -204,7 +206,7 @@ def _space_schema() -> dict[str, Any]:
             kind("constant", {}),
         ]
     }
-    # The same rule as `config._misspelt_kind`: what looks like a parameter is no group of parameters.
+    # The same rule as `config_space._misspelt_kind`: what looks like a parameter is no group of parameters.
     group = {
         "allOf": [{"$ref": "#/$defs/SearchSpace"}],
         "propertyNames": {"not": {"enum": [*KINDS, "when"]}},

@@ -4,6 +4,7 @@
     ├── UsageError               the user can mend it by typing something else (exit code 2)
     │   ├── SearchSpaceError     a parameter or condition that cannot be
     │   ├── ConfigError          a sweep's settings: names the field, the value, what is allowed
+    │   │   └── FieldError       one that knows the field by its path
     │   ├── TargetError          the function or command to sweep cannot be found, imported or pickled
     │   ├── NotFoundError        no sweep or run goes by that name, id or prefix
     │   ├── AmbiguousIdError     several do
@@ -43,6 +44,18 @@ class SearchSpaceError(UsageError):
 
 class ConfigError(UsageError):
     """A field of a sweep's configuration is not valid."""
+
+
+class FieldError(ConfigError):
+    """A ConfigError that knows the field, so that a file's line can be found for it."""
+
+    def __init__(self, path: tuple[str, ...], problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)}: {self.problem}"
 
 
 class TargetError(UsageError):

@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,9 @@ from metta.sweep.model.sweep import (
     SweepStatus,
     Target,
 )
+from metta.sweep.observe.channels import check_channels
+from metta.sweep.observe.notifying import notifying
+from metta.sweep.observe.tracing import check_tracing, open_tracing
 from metta.sweep.protocols import Observer, Store
 from metta.sweep.stores import sqlite_path
 
@@ -84,6 +87,8 @@ def check(definition: Definition) -> None:
         UsageError: the definition is not valid.
     """
     config = _configure(definition, definition.settings.name or definition.default_name, Path())
+    check_tracing()
+    check_channels(config.notify, definition.working_directory)
     gpus = config.resources.gpus
     if config.dispatcher.name == "local" and gpus > (available := len(visible_gpus())):
         raise ConfigError(f"resources.gpus: a job wants {gpus}, this machine has {available}")
@@ -355,12 +360,14 @@ def drive(
         if lease is None:
             return fold(EMPTY, store.read(sweep.sweep_id))
         on_takeover()
-    dispatcher = build_dispatcher(sweep.config.dispatcher, store, sweep.sweep_id, sweep.config, clock)
-    controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observer, lease=lease)
-    if resume or changes:
-        controller.resume(changes or {})
-    with _stop_signals(controller, on_stop_request):
-        return controller.run()
+    told = notifying(store, sweep, clock, observer, changes or {})
+    with closing(open_tracing(sweep, clock)) as tracing, told as observe:
+        dispatcher = build_dispatcher(sweep.config.dispatcher, store, sweep.sweep_id, sweep.config, clock)
+        controller = SweepController(store, sweep.sweep_id, dispatcher, clock, observe, lease=lease, tracing=tracing)
+        if resume or changes:
+            controller.resume(changes or {})
+        with _stop_signals(controller, on_stop_request):
+            return controller.run()
 
 
 @contextmanager

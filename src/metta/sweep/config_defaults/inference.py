@@ -10,8 +10,9 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any, NamedTuple
 
-from metta.sweep.config import FieldError, SweepFile, parse_command
+from metta.sweep.config import SweepFile, parse_command
 from metta.sweep.config_defaults.metrics import Candidate, Source, candidates, direction_of
+from metta.sweep.errors import FieldError
 from metta.sweep.model.sweep import Direction
 
 #: What a sweep sees of a function; and of a command, unless its output is searched by a pattern or it writes a file.

@@ -35,6 +35,12 @@ def this_holder() -> str:
     return f"{_this_machine()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
+def holder_text(holder: str) -> str:
+    """A holder, for people: its host and process."""
+    machine, pid, _ = holder.rsplit(":", 2)
+    return f"{machine.partition('/')[0]}, pid {pid},"
+
+
 def is_dead(holder: str) -> bool:
     """Whether a holder is certainly gone: it ran on this machine, and its process does not exist any more."""
     import psutil  # a command that only looks at a finished sweep does not need it
@@ -50,7 +56,7 @@ def is_dead(holder: str) -> bool:
         return True
 
 
-def acquire(store: Store, sweep_id: str, now: float) -> Lease:
+def acquire(store: Store, sweep_id: str, now: float, ttl_s: float = LEASE_TTL_S) -> Lease:
     """Take the sweep's lease; at once from a holder that died on this machine, else after it expired.
 
     Raises:
@@ -58,13 +64,13 @@ def acquire(store: Store, sweep_id: str, now: float) -> Lease:
     """
     holder = this_holder()
     try:
-        return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S)
+        return store.acquire_lease(sweep_id, holder, now, ttl_s)
     except LeaseHeldError:
         current = store.fetch_lease(sweep_id)
         if current is None or not is_dead(current.holder):
             raise
         # Of two that find the holder dead, one gets its lease: for the other it is no longer the current one.
-        return store.acquire_lease(sweep_id, holder, now, LEASE_TTL_S, steal=current)
+        return store.acquire_lease(sweep_id, holder, now, ttl_s, steal=current)
 
 
 def stand_by(store: Store, sweep_id: str, clock: Clock) -> Lease | None:

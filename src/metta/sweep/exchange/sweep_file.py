@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from metta.sweep.config import KINDS, Settings
+from metta.sweep.config import Settings
 from metta.sweep.config_file import dump
+from metta.sweep.config_space import KINDS
 from metta.sweep.errors import ConfigError
 from metta.sweep.model.dispatching import LOCAL
 from metta.sweep.model.parameters import Choice, Constant, LogNormal, Normal, Parameter

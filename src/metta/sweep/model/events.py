@@ -83,6 +83,10 @@ class ControllerStarted(_Body, frozen=True, kw_only=True, tag="controller_starte
     version: str
 
 
+#: Why a controller stops that its user interrupted.
+WOUND_DOWN = "wound down"
+
+
 class ControllerStopped(_Body, frozen=True, kw_only=True, tag="controller_stopped"):
     """A controller gave up the lease of its own accord."""
 
@@ -319,6 +323,20 @@ class Noted(_Body, frozen=True, kw_only=True, tag="noted"):
     data: dict[str, Any] = {}
 
 
+class Notified(_Body, frozen=True, kw_only=True, tag="notified"):
+    """A channel took a message; or, without a title, there was nothing to tell it up to here."""
+
+    #: As of `Notify.channels`: a name, never what it stands for.
+    channel: str
+    #: Number of the last event that the message is about.
+    through: int
+    title: str = ""
+    #: As of Told.
+    best_score: float | None = None
+    #: What is told once only and was told now.
+    once: tuple[str, ...] = ()
+
+
 Body: TypeAlias = (
     SweepCreated
     | SweepResumed
@@ -352,6 +370,7 @@ Body: TypeAlias = (
     | RunRescored
     | StateRepaired
     | Noted
+    | Notified
 )
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from metta.sweep.model.dispatching import LOCAL, Dispatching
 from metta.sweep.model.fidelity import Fidelity
+from metta.sweep.model.notify import Notify, Told
 from metta.sweep.model.run import JobStatus, JobType, Resources, RetryPolicy
 from metta.sweep.model.space import SearchSpace
 
@@ -124,6 +125,8 @@ class SweepConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     #: Hours between automatic backups of an SQLite store, and how many of them are kept.
     backup_hours: float | None = None
     backups: int = 3
+    #: Who is told what; without it, what METTA_SWEEP_NOTIFY says.
+    notify: Notify | None = None
     #: Where jobs run.
     dispatcher: Dispatching = LOCAL
     #: Absolute folder for logs and the trials' own files.
@@ -148,6 +151,7 @@ LIMITS = (
     "checkpoints",
     "backup_hours",
     "backups",
+    "notify",
 )
 #: Fields that define what is searched: they change only when the user amends the sweep.
 AMENDABLE = ("search_space", "metric", "direction", "strategy")
@@ -197,6 +201,8 @@ class SweepMetadata(msgspec.Struct, frozen=True, kw_only=True):
     #: How often in a row the dispatcher would not take jobs, and when it is asked again.
     dispatch_failures: int = 0
     dispatch_at: float | None = None
+    #: By the name of the channel, how far those know of the sweep who are told of it.
+    notified: dict[str, Told] = {}
 
     @property
     def run_count(self) -> int:

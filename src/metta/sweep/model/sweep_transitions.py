@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from metta.sweep.errors import InvalidTransition, SearchSpaceError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
+from metta.sweep.model.notify import NOTHING_TOLD
 from metta.sweep.model.run import Outcome, RunInfo
 from metta.sweep.model.sweep import AMENDABLE, LIMITS, SweepConfig, SweepMetadata, SweepStatus
 
@@ -125,6 +126,17 @@ def _noted(before: SweepMetadata | None, event: Event, body: ev.Noted) -> SweepM
     return _existing(before, event)
 
 
+def _notified(before: SweepMetadata | None, event: Event, body: ev.Notified) -> SweepMetadata:
+    sweep = _existing(before, event)
+    check_finite(event, {"best_score": body.best_score})
+    if not 0 <= body.through < event.seq:
+        raise refused(event, f"it tells of events up to {body.through}, and is event {event.seq} itself")
+    told = sweep.notified.get(body.channel, NOTHING_TOLD).after(
+        through=body.through, at=event.at if body.title else None, best_score=body.best_score, once=body.once
+    )
+    return replace(sweep, notified={**sweep.notified, body.channel: told})
+
+
 _SweepTransition: TypeAlias = Callable[[SweepMetadata | None, Event, Any], SweepMetadata]
 SWEEP_TRANSITIONS: dict[type, _SweepTransition] = {
     ev.SweepCreated: _sweep_created,
@@ -137,6 +149,7 @@ SWEEP_TRANSITIONS: dict[type, _SweepTransition] = {
     ev.ControllerStarted: _unchanged,
     ev.ControllerStopped: _unchanged,
     ev.Noted: _noted,
+    ev.Notified: _notified,
 }
 
 

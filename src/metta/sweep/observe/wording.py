@@ -13,7 +13,7 @@ from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 
 #: Of an event, what its line leaves out: what it says otherwise, and what is long.
-_UNSAID = {"type", "acquisition", "index", "job_type", "attempt", "rungs", "sha256", "usage"}
+_UNSAID = {"type", "acquisition", "index", "job_type", "attempt", "rungs", "sha256", "usage", "once"}
 #: Said as reasons.
 _REASONS = {"reasons", "reason"}
 

@@ -159,6 +159,7 @@ class _Author:
             ev.ControllerStopped(reason="interrupted"),
             ev.SweepStopRequested(reason="the user asked"),
             ev.DispatchFailed(dispatcher="local", reason="no such partition", retry_at=self._now + 8),
+            ev.Notified(channel="$SLACK_URL", through=self._state.seq, title="news", best_score=0.5),
         ]
         if self._state.sweep.status is SweepStatus.RUNNING:
             bodies += [ev.SweepPaused(reason="the user asked")] * 2
