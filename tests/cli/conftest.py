@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.command_line import CommandLine
+from postgresql import postgresql_server, postgresql_url  # noqa: F401 (fixtures)
 
 
 @pytest.fixture

@@ -216,7 +216,7 @@ def test_every_command_has_help_with_an_example(metta: CommandLine) -> None:
     group = get_command(app).commands["sweep"]  # type: ignore[attr-defined]
     looking = {"list", "status", "show", "best", "schema", "logs", "events", "why", "replay", "analyze", "compare"}
     steering = {"run", "pause", "resume", "rollback", "stop", "debug"}
-    tending = {"doctor", "backup", "export", "import"}
+    tending = {"doctor", "backup", "export", "import", "notify", "serve-metrics"}
     inside_jobs = {"report", "checkpoint"}
     assert set(group.commands) == looking | steering | tending | inside_jobs
     for name, command in group.commands.items():

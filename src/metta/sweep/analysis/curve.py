@@ -51,10 +51,15 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 def curve_of(config: SweepConfig, runs: Iterable[RunInfo]) -> Curve:
     """The curve of a sweep. Runs that failed or were stopped count as spent; only results count as found."""
-    improvements: list[Improvement] = []
-    count, cost = 0, 0.0
+    return extended(Curve(), config, in_order_of_end(runs))
+
+
+def extended(curve: Curve, config: SweepConfig, ended: Iterable[RunInfo]) -> Curve:
+    """The curve with more runs, in the order in which they ended."""
+    improvements = list(curve.improvements)
+    count, cost = curve.runs, curve.cost
     sign = 1.0 if config.direction == "maximize" else -1.0
-    for run in in_order_of_end(runs):
+    for run in ended:
         count, cost = count + 1, cost + run.cost
         if run.status is not JobStatus.COMPLETED or run.score is None:
             continue

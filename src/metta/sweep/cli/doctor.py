@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metta.sweep.cli.options import JsonOption, StoreOption, _complete_sweep
+from metta.sweep.cli.completion import complete_sweep
+from metta.sweep.cli.options import JsonOption, StoreOption
 from metta.sweep.errors import ConfigError, DamagedStoreError
 from metta.sweep.stores import display_url, open_reader, open_store, store_url
 
@@ -31,7 +32,7 @@ def doctor(  # noqa: PLR0917 (options come by name)
     sweep: Annotated[
         str | None,
         typer.Argument(
-            metavar="SWEEP", autocompletion=_complete_sweep, help="Id, unique prefix or name. Default: all sweeps."
+            metavar="SWEEP", autocompletion=complete_sweep, help="Id, unique prefix or name. Default: all sweeps."
         ),
     ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended; the log tells what was done.")] = False,

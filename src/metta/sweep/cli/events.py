@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from metta.sweep.cli.options import JsonOption, RunArgument, RunOption, StoreOption, SweepArgument
+from metta.sweep.cli.output import end_with_reader
 from metta.sweep.errors import StoreAwayError
 from metta.sweep.model.events import Event
 from metta.sweep.stores import open_reader, store_url
@@ -70,6 +71,7 @@ def events(  # noqa: PLR0917 (one parameter an option)
     sys.stdout.flush()
     if not follow:
         return
+    end_with_reader()
     for event in streams.follow(
         opened, found.sweep_id, selection, after=max(seq, begin), on_away=_say_away, on_back=_say_back
     ):

@@ -18,7 +18,7 @@ from metta.sweep.agent import messages as msg
 from metta.sweep.agent.location import AgentAddress, has_spooled, read_address
 from metta.sweep.controller.consistency import IssueKind
 from metta.sweep.controller.decide import Decision, open_jobs
-from metta.sweep.controller.lease import is_controlled, is_dead
+from metta.sweep.controller.lease import holder_text, is_controlled, is_dead
 from metta.sweep.controller.validator import Issue, StateValidator, clocks_set_back
 from metta.sweep.display.views import duration, go_on_command
 from metta.sweep.errors import (
@@ -236,10 +236,10 @@ def _projections(reader: Reader, sweep_id: str) -> list[Issue]:
 def _controller(reader: Reader, sweep: SweepMetadata, *, controlled: bool, now: float) -> str:
     lease = reader.fetch_lease(sweep.sweep_id)
     if controlled and lease is not None:
-        return f"{lease.holder} is at work"
+        return f"{holder_text(lease.holder)} is at work"
     go_on = "" if sweep.status.ended else f"; go on with: {go_on_command(sweep)}"
     if lease is not None and lease.expires_at > now and is_dead(lease.holder):
-        return f"{lease.holder} died; the next one takes its place at once{go_on}"
+        return f"{holder_text(lease.holder)} died; the next one takes its place at once{go_on}"
     return f"none is at work, the sweep is {sweep.status}{go_on}"
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from metta.sweep.cli.options import JsonOption, RunArgument, StoreOption, SweepArgument
-from metta.sweep.errors import NotFoundError
-from metta.sweep.model.run import JobStatus, RunInfo
+from metta.sweep.cli.options import JsonOption, RunArgument, StoreOption, SweepArgument, TailOption
+from metta.sweep.errors import ConfigError, NotFoundError
+from metta.sweep.model.run import FailureKind, JobStatus, RunInfo
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.protocols import Reader
 from metta.sweep.stores import open_reader, store_url
@@ -29,12 +29,14 @@ class BestFormat(StrEnum):
 
 #: Statuses of runs that have work to do.
 _UNENDED = [status for status in JobStatus if not status.ended]
+#: Failed runs beyond which `status` does not say how they failed: it has to answer at once.
+_MOST_FAILED = 1_000
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("list", epilog="Example: metta sweep list --json")(list_sweeps)
-    app.command(epilog="Example: metta sweep status 46g3f --runs --json")(status)
+    app.command(epilog="Example: metta sweep status 46g3f --watch")(status)
     app.command(epilog="Example: metta sweep show 7kq")(show)
     app.command(epilog="Example: metta sweep best 46g3f --top 5")(best)
     app.command(epilog="Example: metta sweep schema > sweep.schema.json")(schema)
@@ -74,21 +76,36 @@ def _list_runs(store: Reader, address: str | None, as_json: bool) -> None:
     screen.print(runs_table(runs, sweep, screen))
 
 
-def status(
+def status(  # noqa: PLR0917 (one parameter an option)
     sweep: SweepArgument = None,
     runs: Annotated[bool, typer.Option("--runs", help="Every run, a line each.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on showing it until it has ended; with --json an object a line.")
+    ] = False,
+    tail: TailOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show where a sweep stands."""
+    """Show where a sweep stands, once or until it has ended; or follow one of its runs."""
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.controller.lease import is_controlled
 
+    _check_views({"--runs": runs, "--watch": watch, "--tail": tail is not None}, as_json=as_json)
     opened = open_reader(store_url(store))
     if runs:
         _list_runs(opened, sweep, as_json)
         return
+    if tail is not None:
+        from metta.sweep.cli.live import tail_run
+
+        tail_run(opened, tail if sweep is None else f"{find_sweep(opened, sweep).sweep_id}/{tail}")
+        return
     found = find_sweep(opened, sweep)
+    if watch:
+        from metta.sweep.cli.live import watch_sweep
+
+        watch_sweep(opened, found, as_json=as_json)
+        return
     now = time.time()
     controlled = is_controlled(opened, found.sweep_id, now)
     top = _best_run(opened, found)
@@ -102,8 +119,27 @@ def status(
 
     unended = opened.fetch_runs(found.sweep_id, statuses=_UNENDED)
     beats = opened.fetch_heartbeats(found.sweep_id)
+    failures = _failures(opened, found, unended)
     screen = console()
-    screen.print(status_view(found, top, unended, beats, screen, now=now, controlled=controlled))
+    screen.print(status_view(found, top, unended, beats, screen, now=now, controlled=controlled, failures=failures))
+
+
+def _check_views(wanted: Mapping[str, bool], *, as_json: bool) -> None:
+    given = [option for option, is_given in wanted.items() if is_given]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: each shows something else; give one of them")
+    if as_json and wanted["--tail"]:
+        raise ConfigError("--tail: prints a log, which is no JSON; metta sweep events --run RUN -f --json has the rest")
+
+
+def _failures(store: Reader, sweep: SweepMetadata, unended: Sequence[RunInfo]) -> dict[FailureKind | None, int]:
+    """How runs have failed that have not got over it; nothing where these are too many to look at each."""
+    from metta.sweep.analysis.tally import failures_of
+
+    if sweep.counts.get(JobStatus.FAILED, 0) > _MOST_FAILED:
+        return {}
+    failed = store.fetch_runs(sweep.sweep_id, statuses=[JobStatus.FAILED]) if JobStatus.FAILED in sweep.counts else []
+    return failures_of([*failed, *unended])
 
 
 def _best_run(store: Reader, sweep: SweepMetadata) -> RunInfo | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from typing import Annotated
 
@@ -20,15 +19,33 @@ from metta.sweep.cli import (
     exchange,
     inspect,
     logs,
+    notify,
     replay,
     run,
+    serve_metrics,
 )
+from metta.sweep.cli.output import ensure_output, leave_closed_pipe, leave_unwritable
 from metta.sweep.errors import StoreError, SweepError, UsageError
 
 app = typer.Typer(name="metta", no_args_is_help=True, help="Tools for training.", rich_markup_mode=None)
 sweep = typer.Typer(no_args_is_help=True, help="Hyperparameter sweeps that survive kill -9.", rich_markup_mode=None)
 app.add_typer(sweep, name="sweep")
-for commands in (run, inspect, logs, events, replay, analysis, control, checkpoints, doctor, debug, backup, exchange):
+for commands in (
+    run,
+    inspect,
+    logs,
+    events,
+    replay,
+    analysis,
+    control,
+    checkpoints,
+    doctor,
+    debug,
+    backup,
+    exchange,
+    serve_metrics,
+    notify,
+):
     commands.register(sweep)
 
 
@@ -53,14 +70,22 @@ def main() -> None:
     """Entry point: errors in one line, exit code 2 where typing something else helps, 1 otherwise."""
     # Imports allocate much and leave no garbage: looking for it at the default threshold is a tenth of a short command.
     gc.set_threshold(100_000)
+    ensure_output()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SweepError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2 if isinstance(error, UsageError | StoreError) else 1) from None
     except BrokenPipeError:
-        # The reader of our output, `head` say, has seen enough; Python must not try to flush to it on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        leave_closed_pipe()
+    except OSError as error:
+        leave_unwritable(error)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # caught by Typer, which makes it a failure
+            leave_closed_pipe()
+        raise
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metta.sweep.cli.completion import complete_strategy
 from metta.sweep.cli.options import JsonOption, ResumeOption, StoreOption
 from metta.sweep.errors import ConfigError, LeaseHeldError
 from metta.sweep.model.run import JobStatus
@@ -41,8 +42,19 @@ def run(  # noqa: PLR0917 (one parameter an option)
     name: Annotated[str | None, typer.Option(help="Name of the sweep. Default: that of the file.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Runs in all.")] = None,
     max_parallel: Annotated[int | None, typer.Option(help="Runs at one time.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="What to try next: random, grid, sobol, ...")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete_strategy, help="What to try next: random, grid, sobol, ..."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Root of all randomness.")] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'$NAME'|FILE",
+            help="Tell this channel of failures, new bests, the end: a variable or file with URLs of Apprise. "
+            "May be repeated.",
+        ),
+    ] = None,
     amend: Annotated[
         bool, typer.Option("--amend", help="Let an unfinished sweep take over a changed space, metric or direction.")
     ] = False,
@@ -79,6 +91,7 @@ def run(  # noqa: PLR0917 (one parameter an option)
         "max_parallel": max_parallel,
         "strategy": strategy,
         "seed": seed,
+        "notify": notify or None,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
     if log is not None:
@@ -86,6 +99,8 @@ def run(  # noqa: PLR0917 (one parameter an option)
     check_logging()
     if (target is None) == (resume is None):
         raise ConfigError("give a TARGET to sweep or --resume SWEEP, and not both")
+    if resume is not None and notify:
+        given["notify"] = _notify_change(notify)
     if dry_run or steps is not None:
         _check_dry_run(is_wanted=dry_run, others={"--amend": amend, "--standby": standby, "--detach": detach})
         _rehearse(target, resume, given, store=store, steps=steps or _STEPS, as_json=as_json)
@@ -110,11 +125,13 @@ def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> 
     """Be the sweep's controller, here or in the background; ends the command with the exit code of the sweep."""
     from metta.sweep.display.progress import run_with_progress
     from metta.sweep.observe.log_lines import configure_logging, wanted_format
+    from metta.sweep.observe.tracing import check_tracing
 
     if launched.is_elsewhere:
         what = f"sweep {launched.sweep.sweep_id} ({launched.sweep.config.name})"
         sys.stderr.write(f"{what}: the controller at work on it goes on with the new {', '.join(launched.changes)}\n")
         return
+    check_tracing()
     if detach:
         _detach(store, launched)
         _print_started(launched, as_json)
@@ -172,6 +189,8 @@ def go_on(store: Store, sweep_id: str, *, detach: bool) -> None:
 
 
 def _resumed(store: Store, address: str, given: dict[str, Any], *, standby: bool) -> Launched:
+    from msgspec import to_builtins
+
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.clock import SystemClock
     from metta.sweep.controller.lease import is_controlled
@@ -184,8 +203,21 @@ def _resumed(store: Store, address: str, given: dict[str, Any], *, standby: bool
             f"sweep {sweep.sweep_id}: a controller is at work on it already; wait to take over with --standby, "
             f"or change its limits with: metta sweep resume {sweep.sweep_id}"
         )
-    changes = {limit: value for limit, value in given.items() if value != getattr(sweep.config, limit)}
+    changes = {limit: value for limit, value in given.items() if value != to_builtins(getattr(sweep.config, limit))}
     return Launched(sweep=sweep, resumed=True, changes=changes, standby=standby)
+
+
+def _notify_change(channels: list[str]) -> dict[str, Any]:
+    """The channels as a limit that changes."""
+    import msgspec
+
+    from metta.sweep.config import parse_notify
+    from metta.sweep.observe.channels import check_channels
+
+    parsed = parse_notify(channels)
+    check_channels(parsed, Path.cwd())
+    shape: dict[str, Any] = msgspec.to_builtins(parsed)
+    return shape
 
 
 def _check_changes(given: Mapping[str, Any]) -> None:
@@ -193,6 +225,8 @@ def _check_changes(given: Mapping[str, Any]) -> None:
     from metta.sweep.model.sweep import LIMITS
 
     for option, value in given.items():
+        if option == "notify":
+            continue
         if option not in LIMITS:
             raise ConfigError(f"--{option}: a sweep under way cannot change it; allowed with --resume are its limits")
         if value < 1:
@@ -201,9 +235,13 @@ def _check_changes(given: Mapping[str, Any]) -> None:
 
 def _detach(store: Store, launched: Launched) -> None:
     """Start a controller that outlives this terminal."""
+    from metta.sweep import control
+
     sweep = launched.sweep
-    limits = [f"--{name.replace('_', '-')}={value}" for name, value in launched.changes.items()]
-    arguments = ["--resume", sweep.sweep_id, *limits, *(["--standby"] if launched.standby else [])]
+    if launched.changes:
+        # Not as options: some limits have none.
+        control.resume(store, sweep, launched.changes)
+    arguments = ["--resume", sweep.sweep_id, *(["--standby"] if launched.standby else [])]
     with (Path(sweep.config.directory) / "controller.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-P", "-m", "metta.sweep.cli", "sweep", "run", *arguments],

@@ -188,7 +188,7 @@ def comparison_view(
 def contest_text(contest: Contest | None) -> str:
     """A contest in words."""
     if contest is None:
-        return f"too few results to compare; {FEWEST_RUNS} of each are needed"
+        return f"too few results to tell it from chance, which takes {FEWEST_RUNS} of each; the scores above are all"
     verdict = "clear" if contest.is_clear else "may be chance"
     return (
         f"best of {contest.drawn} runs differs by {contest.difference:+.4g}, 95% of resamples within "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -12,11 +12,13 @@ from metta.sweep.analysis.progress import estimate_end
 from metta.sweep.display.run_metrics import metrics_rows
 from metta.sweep.display.views import (
     STYLES,
+    budget_rows,
     config_text,
     counts_text,
     duration,
     eta_text,
     facts,
+    failures_text,
     go_on_command,
     number,
     runs_table,
@@ -24,7 +26,7 @@ from metta.sweep.display.views import (
     strategy_text,
 )
 from metta.sweep.model.events import Event, reasons_of
-from metta.sweep.model.run import Checkpoint, JobInfo, JobStatus, Parent, RunInfo
+from metta.sweep.model.run import Checkpoint, FailureKind, JobInfo, JobStatus, Parent, RunInfo
 from metta.sweep.model.run_metrics import run_metrics
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
 from metta.sweep.protocols import Heartbeat
@@ -42,6 +44,7 @@ def status_view(
     *,
     now: float,
     controlled: bool,
+    failures: Mapping[FailureKind | None, int] | None = None,
     is_past: bool = False,
 ) -> RenderableType:
     """A sweep at a glance; one that is past does not say what could be done about it."""
@@ -52,8 +55,10 @@ def status_view(
         ("status", _status_line(sweep, controlled, is_past=is_past)),
         ("runs", Text.assemble(f"{sweep.ended_count}{limit} ended: ", counts_text(sweep))),
         ("strategy", f"{strategy_text(config.strategy)}, {config.direction} {config.metric}"),
-        ("compute", duration(sweep.cost)),
+        *budget_rows(sweep, sweep.cost, now),
     ]
+    if failures:
+        rows.append(("failures", Text(failures_text(failures), style="red")))
     if not sweep.status.ended:
         rows.append(("time left", eta_text(estimate_end(sweep, now), now)))
         rows += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from metta.sweep.model.run import JobStatus, RunInfo
+from metta.sweep.model.run import FailureKind, JobStatus, RunInfo
 from metta.sweep.model.sweep import Strategy, SweepMetadata, SweepStatus
 
 STYLES = {
@@ -97,8 +97,12 @@ def sweeps_table(sweeps: Iterable[SweepMetadata]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("sweep", "name", "status", "runs", "failed", "best", "metric", "created"):
         is_number = heading in {"runs", "failed", "best"}
-        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+        is_short = heading not in {"name", "metric"}
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short)
+    sweeps = list(sweeps)
+    this_year = max((datetime.fromtimestamp(sweep.created_at).year for sweep in sweeps), default=0)
     for sweep in sweeps:
+        created = datetime.fromtimestamp(sweep.created_at)
         limit = sweep.config.max_trials
         table.add_row(
             sweep.sweep_id,
@@ -108,7 +112,7 @@ def sweeps_table(sweeps: Iterable[SweepMetadata]) -> Table:
             str(sweep.counts.get(JobStatus.FAILED, 0)),
             "-" if sweep.best_score is None else number(sweep.best_score),
             sweep.config.metric,
-            f"{datetime.fromtimestamp(sweep.created_at):%Y-%m-%d %H:%M}",
+            f"{created:%m-%d %H:%M}" if created.year == this_year else f"{created:%Y-%m-%d}",
         )
     return table
 
@@ -129,6 +133,33 @@ def counts_text(sweep: SweepMetadata) -> Text:
         if count := sweep.counts.get(status):
             text.append(", " if text else "").append(f"{count} ").append_text(status_text(status))
     return text or Text("no runs yet")
+
+
+def failures_text(failures: Mapping[FailureKind | None, int]) -> str:
+    """Such as `3 out_of_memory, 1 user_error`, the most frequent first."""
+    by_count = sorted(failures.items(), key=lambda item: (-item[1], str(item[0])))
+    return ", ".join(f"{count} {kind or 'without a result'}" for kind, count in by_count)
+
+
+def budget_rows(sweep: SweepMetadata, cost: float, now: float) -> list[tuple[str, str]]:
+    """Compute time, and time since the sweep was created, each with its limit; by names.
+
+    Args:
+        sweep: Which sweep.
+        cost: Compute seconds used so far.
+        now: The time of day.
+    """
+    config = sweep.config
+    until = sweep.ended_at if sweep.status.ended and sweep.ended_at is not None else now
+    elapsed = max(0.0, until - sweep.created_at)
+    return [("compute", _used(cost, config.budget_hours)), ("time", _used(elapsed, config.max_hours))]
+
+
+def _used(seconds: float, limit_hours: float | None) -> str:
+    if limit_hours is None:
+        return duration(seconds)
+    whole = limit_hours * 3600
+    return f"{duration(seconds)} of {duration(whole)} ({seconds / whole:.0%})" if whole else duration(seconds)
 
 
 def eta_text(eta: float | None, now: float) -> str:

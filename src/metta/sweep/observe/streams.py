@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 
@@ -70,6 +71,48 @@ def last(
     return deque(select(reader, sweep_id, selection, after=after, until=until), maxlen=count)
 
 
+class News(NamedTuple):
+    """What one look at a log has brought."""
+
+    #: Those that no look before has brought, in order.
+    events: list[Event]
+    #: Why there may be more that cannot be read just now.
+    away: StoreAwayError | None = None
+
+
+def looks(reader: Reader, sweep_id: str, *, after: int, every_s: float = _LOOK_EVERY_S) -> Iterator[News]:
+    """Look at a log again and again, for as long as one likes: at once when it has grown, else after a while.
+
+    Only what is new is read, and an absence of the store is waited out.
+
+    Args:
+        reader: Where the sweep is.
+        sweep_id: Which sweep.
+        after: Number of the last event that was seen.
+        every_s: Seconds between two looks that bring nothing.
+    """
+    pause_s = 0.0
+    while True:
+        events: list[Event] = []
+        away: StoreAwayError | None = None
+        try:
+            for event in reader.read(sweep_id, after):
+                events.append(event)
+                after = event.seq
+        except StoreAwayError as error:
+            away = error
+        yield News(events, away)
+        if away is None:
+            pause_s = 0.0
+            try:
+                reader.wait_for_change(sweep_id, after, every_s)
+                continue
+            except StoreAwayError as error:
+                yield News([], error)
+        pause_s = min(2 * pause_s or _SHORTEST_AWAY_S, _LONGEST_AWAY_S)
+        threading.Event().wait(pause_s)
+
+
 def follow(
     reader: Reader,
     sweep_id: str,
@@ -81,8 +124,6 @@ def follow(
 ) -> Iterator[Event]:
     """The wanted events numbered above `after`, each once, as they come, until the sweep has ended.
 
-    Only what is new is read, and an absence of the store is waited out.
-
     Args:
         reader: Where the sweep is.
         sweep_id: Which sweep.
@@ -92,26 +133,22 @@ def follow(
         on_back: Told when it can again.
     """
     is_over: bool | None = None
-    pause_s = 0.0
-    while True:
-        try:
-            if is_over is None:
+    is_away = False
+    for news in looks(reader, sweep_id, after=after):
+        if is_away and (news.events or news.away is None):
+            on_back()
+            is_away = False
+        for event in news.events:
+            if isinstance(event.body, SweepEnded | SweepResumed):
+                is_over = isinstance(event.body, SweepEnded)
+            if selection.includes(event):
+                yield event
+        if news.away is not None:
+            if not is_away:
+                on_away(news.away)
+            is_away = True
+        elif is_over is None:
+            with suppress(StoreAwayError):
                 is_over = all(sweep.status.ended for sweep in reader.fetch_sweeps(sweep_id))
-            for event in chain(reader.read(sweep_id, after), [None]):
-                if pause_s:
-                    on_back()
-                    pause_s = 0.0
-                if event is None:
-                    break
-                after = event.seq
-                if isinstance(event.body, SweepEnded | SweepResumed):
-                    is_over = isinstance(event.body, SweepEnded)
-                if selection.includes(event):
-                    yield event
-            if not reader.wait_for_change(sweep_id, after, _LOOK_EVERY_S) and is_over:
-                return
-        except StoreAwayError as error:
-            if not pause_s:
-                on_away(error)
-            pause_s = min(2 * pause_s or _SHORTEST_AWAY_S, _LONGEST_AWAY_S)
-            threading.Event().wait(pause_s)
+        elif is_over and not news.events:
+            return
