@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DELETE_ON_ERROR:
 # `make -j` must not run two installations into one environment.
 .NOTPARALLEL:
-.PHONY: help demo test lint check-format types imports bench constraints clean
+.PHONY: help demo test lint check-format types imports bench docs constraints clean
 # Made by pattern, so make would take them for intermediate files and remove them.
 .PRECIOUS: $(VENV)/.installed-%
 
@@ -50,6 +50,9 @@ imports: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-benchmarks  ## Run every benchmark in turn, but for the two on LCBench
 	@for script in $(BENCHMARKS); do echo "==> $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/.installed-dev  ## Write docs/cli.md anew: every command, tried in a terminal (tmux) and in a pipe
+	$(BIN)/python scripts/cli_page.py
 
 constraints:  ## Write constraints.txt anew: the newest versions that fit pyproject.toml, from a fresh environment
 	rm -rf build/constraints

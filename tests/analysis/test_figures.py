@@ -42,6 +42,15 @@ def test_history_has_every_result_and_the_best_so_far() -> None:
     assert best.x[-1] == 60
 
 
+def test_history_shows_what_runs_that_were_stopped_had_come_to() -> None:
+    stopped = run(60, status=JobStatus.STOPPED, partial_score=0.25)
+    failed = run(61, status=JobStatus.FAILED, partial_score=0.5)
+    early, completed, _ = figures.history(SWEEP, [*RUNS, stopped, failed]).data
+    assert (early.name, list(early.x), list(early.y)) == ("stopped early", [61], [0.25])
+    assert early.marker.symbol != completed.marker.symbol
+    assert len(completed.x) == 60
+
+
 def test_parallel_coordinates_place_each_value_on_its_axis_and_what_does_not_exist_below() -> None:
     space = SearchSpace.of({"kind": Choice(["a", "b"]), "x": Uniform(0.0, 1.0, when={"kind": "b"})})
     runs = [run(0, 0.1, config={"kind": "a"}), run(1, 0.2, config={"kind": "b", "x": 0.5})]
@@ -51,6 +60,20 @@ def test_parallel_coordinates_place_each_value_on_its_axis_and_what_does_not_exi
     assert (x["values"][1], x["ticktext"][0]) == (0.5, "none")
     assert x["values"][0] < 0
     assert value["values"] == (0.1, 0.2)
+
+
+def test_labels_of_parallel_coordinates_do_not_cover_each_other() -> None:
+    space = SearchSpace.of({"x": Uniform(0.0, 1.0)})
+    runs = [run(index, 0.1, config={"x": x}) for index, x in enumerate([0.1, 0.11, 0.12, 0.9])]
+    [figure] = figures.parallel_coordinates(metadata(search_space=space), runs).data
+    assert figure.dimensions[0]["ticktext"] == ("0.1", "0.9")
+
+
+def test_choices_come_in_their_order_whichever_ran_first() -> None:
+    space = SearchSpace.of({"width": Choice([64, 16, 32])})
+    runs = [run(index, 0.1, config={"width": width}) for index, width in enumerate([32, 16, 64])]
+    figure = figures.slices(metadata(search_space=space), runs)
+    assert figure.layout.xaxis.categoryarray == ("64", "16", "32")
 
 
 def test_slices_come_by_importance_on_axes_of_their_kind() -> None:

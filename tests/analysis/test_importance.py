@@ -132,6 +132,12 @@ def test_there_is_nothing_to_learn_from_few_runs_or_equal_ones(scores: list[floa
     assert importance(SPACE, comparable(sweep_config(), runs), maximize=True) is None
 
 
+def test_there_is_nothing_to_learn_from_runs_of_one_configuration() -> None:
+    config = runs_of(lambda config: 0.0, 1)[0].config
+    runs = [run(index, index / 20, config=config) for index in range(20)]
+    assert importance(SPACE, comparable(sweep_config(), runs), maximize=True) is None
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=10, max_size=20))
 def test_whatever_the_scores_are_the_shares_are_parts_of_a_whole(scores: list[float]) -> None:

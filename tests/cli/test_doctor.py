@@ -141,7 +141,7 @@ def test_repairs_fit_the_state_they_were_thought_of_where_a_controller_is_at_wor
     lease = store.acquire_lease(SWEEP, "elsewhere/1:2:3", time.time(), 3600)
     result = metta("doctor", "--fix")
     assert (result.code, lines_of(result)[-1]) == (0, "1 mended, healthy")
-    assert "elsewhere/1:2:3 is at work" in result.out
+    assert "elsewhere, pid 2, is at work" in result.out
     assert store.fetch_lease(SWEEP) == lease
 
 

@@ -17,7 +17,7 @@ from metta.sweep.analysis.curve import curve_of
 from metta.sweep.analysis.fanova import Floats
 from metta.sweep.analysis.importance import Importance
 from metta.sweep.errors import MissingExtraError
-from metta.sweep.model.parameters import LogNormal, LogUniform, Parameter, Range
+from metta.sweep.model.parameters import LogNormal, LogUniform, Normal, Parameter, Range
 from metta.sweep.model.run import JobInfo, JobStatus, RunInfo
 from metta.sweep.model.sweep import SweepMetadata
 
@@ -39,6 +39,10 @@ _MOST_LINES = 200
 _MOST_SLICES = 30
 #: Places on each axis of a contour, and how far around each, in the unit cube, runs count.
 _GRID, _BANDWIDTH = 25, 0.07
+#: What a label takes of the length of an axis.
+_LABEL = 0.05
+#: From the first runs to the last; the first can be seen on white, too.
+_AGES = ((0.0, "#9ecae1"), (1.0, "#08306b"))
 _BLUE, _ORANGE, _GREY = "#1f77b4", "#ff7f0e", "#b0b0b0"
 _COLOURS = {
     JobStatus.COMPLETED: "#2ca02c",
@@ -49,20 +53,23 @@ _COLOURS = {
 
 
 def history(sweep: SweepMetadata, runs: Sequence[RunInfo]) -> Figure:
-    """Scores in the order in which runs ended, and the best so far."""
-    ended = in_order_of_end(runs)
-    scored = [(number, run) for number, run in enumerate(ended, 1) if run.status is JobStatus.COMPLETED]
-    shown = _thinned(scored, _MOST_POINTS)
+    """Scores in the order in which runs ended, and the best so far; hollow is what those stopped early had come to."""
+    ended = list(enumerate(in_order_of_end(runs), 1))
+    scored = [(number, run, run.score) for number, run in ended if run.status is JobStatus.COMPLETED]
+    stopped = [(number, run, run.partial_score) for number, run in ended if run.status is JobStatus.STOPPED]
     curve = curve_of(sweep.config, runs)
     figure = go.Figure()
-    figure.add_scatter(
-        x=[number for number, _ in shown],
-        y=[run.score for _, run in shown],
-        mode="markers",
-        name="run",
-        marker={"color": _BLUE, "size": 5, "opacity": 0.6},
-        text=[_describe(run) for _, run in shown],
-    )
+    for name, symbol, rows in (("stopped early", "circle-open", stopped), ("completed", "circle", scored)):
+        shown = _thinned([row for row in rows if row[2] is not None], _MOST_POINTS)
+        if shown:
+            figure.add_scatter(
+                x=[number for number, *_ in shown],
+                y=[score for *_, score in shown],
+                mode="markers",
+                name=name,
+                marker={"color": _BLUE, "size": 6, "opacity": 0.7, "symbol": symbol},
+                text=[_describe(run) for _, run, _ in shown],
+            )
     steps = [*((each.runs, each.score) for each in curve.improvements), (curve.runs, curve.best)]
     figure.add_scatter(
         x=[number for number, _ in steps],
@@ -86,13 +93,15 @@ def parallel_coordinates(sweep: SweepMetadata, runs: Sequence[RunInfo]) -> Figur
     axes.append({"label": sweep.config.metric, "values": values})
     line = {"color": values, "colorscale": "Viridis", "reversescale": sweep.config.direction == "minimize"}
     figure = go.Figure(go.Parcoords(line=line, dimensions=axes, labelangle=-20, labelside="bottom"))
-    return _titled(figure, f"Parallel coordinates{_level_text(compared, sweep)}")
+    return _titled(figure, f"Parallel coordinates{_level_text(compared, sweep)}").update_layout(
+        margin={"l": 90, "r": 90, "b": 110}, height=500
+    )
 
 
 def _parallel_axis(name: str, parameter: Parameter, values: Sequence[Any]) -> dict[str, Any]:
     places = [_unit(parameter, value) for value in values]
     shown = {place: value for place, value in zip(places, values, strict=True) if place >= 0}
-    ticks = _spread(sorted(shown), 6)
+    ticks = _apart(_spread(sorted(shown), 6))
     labels = [_short(shown[place]) for place in ticks]
     missing = [-0.1] if any(place < 0 for place in places) else []
     return {
@@ -102,6 +111,15 @@ def _parallel_axis(name: str, parameter: Parameter, values: Sequence[Any]) -> di
         "tickvals": [*missing, *ticks],
         "ticktext": [*("none" for _ in missing), *labels],
     }
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Those whose labels do not cover that of the one before."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place - kept[-1] >= _LABEL:
+            kept.append(place)
+    return kept
 
 
 def slices(sweep: SweepMetadata, runs: Sequence[RunInfo], found: Importance | None = None) -> Figure:
@@ -121,12 +139,13 @@ def slices(sweep: SweepMetadata, runs: Sequence[RunInfo], found: Importance | No
             x=[_axis_value(parameter, run.config[name]) for run, _ in having],
             y=[value for _, value in having],
             mode="markers",
-            marker={"size": 5, "opacity": 0.6, "color": [run.index for run, _ in having], "colorscale": "Blues"},
+            marker={"size": 5, "opacity": 0.6, "color": [run.index for run, _ in having], "colorscale": _AGES},
             text=[_describe(run) for run, _ in having],
             showlegend=False,
             **place,
         )
-        figure.update_xaxes(type=_axis_type(parameter), **place)
+        figure.update_xaxes(**_axis(parameter), **place)
+    figure.update_yaxes(title=sweep.config.metric, col=1)
     figure.update_layout(height=280 * (-(-len(names) // columns) or 1))
     return _titled(figure, f"Slices{_level_text(compared, sweep)}; later runs are darker")
 
@@ -160,8 +179,8 @@ def contour(sweep: SweepMetadata, runs: Sequence[RunInfo], first: str, second: s
         marker={"size": 4, "color": "black"},
         text=[_describe(run) for run, _ in rows],
     )
-    figure.update_xaxes(type=_axis_type(across))
-    figure.update_yaxes(type=_axis_type(up))
+    figure.update_xaxes(**_axis(across))
+    figure.update_yaxes(**_axis(up))
     return _titled(figure, f"{first} and {second}{_level_text(compared, sweep)}", first, second)
 
 
@@ -170,7 +189,9 @@ def _grid(parameter: Parameter) -> list[float]:
     count = parameter.cardinality
     if count is not None and count <= _GRID:
         return [parameter.encode(parameter.value_at(number)) for number in range(count)]
-    return [(number + 0.5) / _GRID for number in range(_GRID)]
+    if isinstance(parameter, Normal | LogNormal):  # whose ends are nowhere
+        return [(number + 0.5) / _GRID for number in range(_GRID)]
+    return [number / (_GRID - 1) for number in range(_GRID)]
 
 
 def _smoothed(points: Floats, values: Floats, columns: Sequence[float], lines: Sequence[float]) -> list[list[float]]:
@@ -203,7 +224,7 @@ def importances(found: Importance) -> Figure:
             "arrayminus": [max(0.0, share.share - share.low) for share in shares],
         },
     )
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed", ticksuffix=" ")
     figure.update_layout(height=120 + 26 * len(shares))
     return _titled(figure, "Importance (fANOVA)", "part of the variance of the score")
 
@@ -229,7 +250,9 @@ def timeline(sweep: SweepMetadata, runs: Sequence[RunInfo]) -> Figure:
             textposition="none",
             hovertext=[f"{job.job_id}<br>{_describe(run)}" for run, job, _ in group],
         )
-    figure.update_layout(barmode="overlay", height=max(300, 100 + 18 * (max(rows, default=0) + 1)))
+    slots = max(rows, default=0) + 1
+    figure.update_layout(barmode="overlay", height=max(300, 100 + 18 * slots))
+    figure.update_yaxes(dtick=-(-slots // 20))
     figure.update_xaxes(type="date")
     return _titled(figure, "Jobs", "time (UTC)", "slot")
 
@@ -250,6 +273,8 @@ def intermediate_values(sweep: SweepMetadata, runs: Sequence[RunInfo], reports: 
             text=_describe(run),
             showlegend=False,
         )
+    if fidelity is not None and fidelity.interval is None and not reports:
+        figure.update_xaxes(type="log", tickvals=fidelity.levels)  # each so many times as far as the one before
     resource = fidelity.resource if fidelity is not None else "report"
     return _titled(figure, "Intermediate values", resource, sweep.config.metric)
 
@@ -322,6 +347,17 @@ def _by_importance(sweep: SweepMetadata, found: Importance | None) -> list[str]:
 def _axis_value(parameter: Parameter, value: Any) -> Any:
     """Numbers of a parameter with an order stay numbers; whatever a choice holds is a name."""
     return value if _axis_type(parameter) != "category" else _short(value)
+
+
+def _axis(parameter: Parameter) -> dict[str, Any]:
+    """Its type, and marks that one can read: powers of ten only, or the values in their order."""
+    kind = _axis_type(parameter)
+    if kind == "log":
+        return {"type": kind, "dtick": 1, "exponentformat": "e"}
+    if kind == "category":
+        values = [_short(parameter.value_at(number)) for number in range(parameter.cardinality or 0)]
+        return {"type": kind, "categoryorder": "array", "categoryarray": values}
+    return {"type": kind}
 
 
 def _axis_type(parameter: Parameter) -> str:

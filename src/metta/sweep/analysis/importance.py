@@ -68,7 +68,7 @@ def importance(space: SearchSpace, compared: Comparable, *, maximize: bool) -> I
     variance would be all there is.
 
     Returns:
-        None where there is nothing to learn: fewer than ten runs, or all with the same score.
+        None where there is nothing to learn: fewer than ten runs, or all of the same score or configuration.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -88,6 +88,8 @@ def importance(space: SearchSpace, compared: Comparable, *, maximize: bool) -> I
     points = unit_points(space, configs, generator)
     trees, explained = _forest(points, _scaled(scores - scores.mean()))
     variances = [each for tree in trees if (each := Variances(tree, len(names))).total > 0]
+    if not variances:
+        return None
     alone = [_share((name,), [each.alone(axis) / each.total for each in variances]) for axis, name in enumerate(names)]
     order = sorted(range(len(names)), key=lambda axis: -alone[axis].share)
     pairs = combinations(sorted(order[:_MOST_PARAMETERS]), 2)

@@ -100,7 +100,8 @@ def _importance(sweep: SweepMetadata, runs: Sequence[RunInfo]) -> tuple[Importan
         return found, None
     return (
         None,
-        f"nothing to learn from {len(compared.values)} comparable runs; it takes ten that differ in their score",
+        f"nothing to learn from {len(compared.values)} comparable runs; "
+        "it takes ten that differ in what they tried and in their score",
     )
 
 
