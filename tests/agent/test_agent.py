@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.bench import Bench, python, shell
+from agent.bench import SWEEP, Bench, python, shell
+from metta.sweep.agent.agent import HEARTBEAT_EVERY_S
 from metta.sweep.model.run import JobState, JobStatus, Outcome, Resources
 from metta.sweep.model.sweep import CommandTarget
 from metta.sweep.protocols import Standing
@@ -194,3 +195,19 @@ def test_processes_that_outlived_agent_and_fork_server_are_killed_by_the_next_ag
     wait_until(lambda: bench.dispatcher().standing([job.job_id])[job.job_id] is Standing.LOST)
     bench.dispatcher()._start_agent()
     wait_until(lambda: not bench.executing("62"), what="the end of the job's child")
+
+
+def test_an_agents_first_sign_of_life_with_jobs_does_not_wait_for_its_turn(bench: Bench) -> None:
+    gate = bench.folder / "gate"
+    bench.create(shell(f"while [ ! -e {gate} ]; do sleep 0.05; done"))
+    dispatcher = bench.dispatcher()
+    dispatcher.dispatch([])
+    wait_until(lambda: bench.store.fetch_heartbeats(SWEEP), what="a sign of life")
+    [idle] = bench.store.fetch_heartbeats(SWEEP)
+    dispatcher.dispatch([job := bench.grant()])
+    wait_until(lambda: bench.store.fetch_heartbeats(SWEEP)[0].jobs == 1, what="one with a job")
+    [busy] = bench.store.fetch_heartbeats(SWEEP)
+    gate.touch()
+    bench.exit_of(job)
+    assert idle.jobs == 0
+    assert busy.at - idle.at < HEARTBEAT_EVERY_S - 0.5

@@ -45,6 +45,19 @@ class TestLocalDispatcher(DispatcherContract):
         dispatcher.close()
         wait_until(lambda: not processes_in(tmp_path), what="the agent's end")
 
+    def test_the_last_that_an_agent_says_is_that_it_has_no_jobs(
+        self, store: Store, config: SweepConfig, tmp_path: Path
+    ) -> None:
+        (tmp_path / "go").touch()
+        dispatcher = self.dispatcher(store, config)
+        dispatcher.dispatch([grant(store)])
+        wait_until(lambda: the_run(store).jobs[-1].state is JobState.EXITED)
+        dispatcher.close()
+        wait_until(lambda: not processes_in(tmp_path), what="the agent's end")
+        [beat] = store.fetch_heartbeats(SWEEP)
+        assert beat.jobs == 0
+        assert beat.at >= (the_run(store).jobs[-1].ended_at or 0)
+
     def test_an_agent_that_hangs_is_replaced_and_nothing_is_concluded_from_its_silence(
         self, store: Store, config: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

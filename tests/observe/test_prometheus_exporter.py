@@ -22,6 +22,8 @@ from metta.sweep.observe import prometheus_exporter
 from metta.sweep.observe.prometheus_exporter import StoreCollector, exposition, serve
 from metta.sweep.protocols import Heartbeat, Reader, Store
 from metta.sweep.stores import open_reader, open_store
+from metta.sweep.stores.hashes import event_hash
+from metta.sweep.stores.rows import EVENT_COLUMNS
 from metta.sweep.testing import ManualClock, run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
 from postgresql import PostgresqlServer
@@ -157,6 +159,22 @@ def test_a_damaged_log_is_told_and_hides_no_other(store: Store, scrape: Scrapes,
     assert seen["metta_sweep_log_readable", SWEEP] == 0
     assert seen["metta_sweep_log_readable", "other"] == 1
     assert ("metta_sweep_runs", SWEEP) not in seen
+
+
+def test_a_log_of_a_later_version_hides_no_other(store: Store, scrape: Scrapes, tmp_path: Path) -> None:
+    store.append([sweep_created("other", name="other")])
+    columns = [column for column in EVENT_COLUMNS if column != "hash"]
+    with closing(sqlite3.connect(tmp_path / "sweeps.db")) as connection, connection:
+        [row] = connection.execute(f"SELECT {', '.join(columns)} FROM events WHERE sweep_id = ? AND seq = 3", (SWEEP,))
+        later = {**dict(zip(columns, row, strict=True)), "type": "of_tomorrow", "body": b'{"type":"of_tomorrow"}'}
+        connection.execute(
+            "UPDATE events SET type = ?, body = ?, hash = ? WHERE sweep_id = ? AND seq = 3",
+            (later["type"], later["body"], event_hash(**later), SWEEP),
+        )
+    seen = scrape()
+    assert seen["metta_sweep_store_up", ""] == 1
+    assert seen["metta_sweep_log_readable", SWEEP] == 0
+    assert seen["metta_sweep_log_readable", "other"] == 1
 
 
 def test_a_store_that_is_put_back_from_a_backup_is_read_anew(store: Store, scrape: Scrapes, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({ENDPOINT: URL, EXPORTER: "none"}, []),
         ({EXPORTER: "otlp"}, ["otlp_proto_http"]),
         ({EXPORTER: "console, otlp"}, ["console", "otlp_proto_http"]),
+        ({EXPORTER: "otlp,console,otlp"}, ["otlp_proto_http", "console"]),
         ({EXPORTER: "zipkin"}, ["zipkin"]),
         ({EXPORTER: "otlp", PROTOCOL: "grpc"}, ["otlp_proto_grpc"]),
         ({EXPORTER: "otlp", PROTOCOL: "grpc", TRACES_PROTOCOL: "http/protobuf"}, ["otlp_proto_http"]),

@@ -100,6 +100,8 @@ class Agent:
                 self._server.close()
             self._socket_path.unlink(missing_ok=True)
             await self._recorder.finish()
+            # Or it would seem to have fallen silent over the jobs that it had when it last gave one.
+            await self._give_sign_of_life()
             self._jobs.close()
             self.abandon("the agent ended")
 
@@ -137,17 +139,24 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
-            beat = Heartbeat(
-                sweep_id=self._sweep_id,
-                host=self._host,
-                pid=os.getpid(),
-                at=self._clock.now(),
-                jobs=len(self._jobs.held),
-                gpus=self._jobs.gpu_loads,
-            )
-            with suppress(StoreError):  # the store has said in the log that it is away
-                await asyncio.to_thread(self._store.beat, beat)
-            await asyncio.sleep(HEARTBEAT_EVERY_S)
+            was_idle = not self._jobs.held
+            await self._give_sign_of_life()
+            due = self._clock.monotonic() + HEARTBEAT_EVERY_S
+            # Whoever has just started a sweep looks at once, and is to see its jobs.
+            while self._clock.monotonic() < due and not (was_idle and self._jobs.held):
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _give_sign_of_life(self) -> None:
+        beat = Heartbeat(
+            sweep_id=self._sweep_id,
+            host=self._host,
+            pid=os.getpid(),
+            at=self._clock.now(),
+            jobs=len(self._jobs.held),
+            gpus=self._jobs.gpu_loads,
+        )
+        with suppress(StoreError):  # the store has said in the log that it is away
+            await asyncio.to_thread(self._store.beat, beat)
 
     def _on_refused(self, event: Event) -> None:
         self._jobs.refuse(event)

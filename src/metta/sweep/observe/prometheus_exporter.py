@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from metta.sweep.controller.lease import is_controlled
-from metta.sweep.errors import ConfigError, DamagedStoreError, InvalidTransition, StoreError
+from metta.sweep.errors import ConfigError, InvalidTransition, StoreAwayError, StoreError
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.observe.prometheus import Sight, families
 from metta.sweep.observe.streams import select
@@ -77,7 +77,9 @@ class StoreCollector(Collector):
         for sweep in shown:
             try:
                 self._catch_up(reader, sweep)
-            except (DamagedStoreError, InvalidTransition):
+            except StoreAwayError:
+                raise
+            except (StoreError, InvalidTransition):  # changed since it was written, or written by a later version
                 damaged.append(sweep)
             else:
                 sights.append(self._sight(reader, sweep.sweep_id, now))

@@ -36,12 +36,24 @@ _BATCHING_LOGGER = "opentelemetry.sdk._shared_internal"
 
 def exporting(sweep: SweepMetadata, clock: Clock, names: Sequence[str]) -> OpenTelemetryTracing:
     """Tracing by these exporters; errors as `open_tracing`."""
-    provider = provider_for(sweep, names)
-    return OpenTelemetryTracing(provider, clock, sweep.sweep_id, provider.shutdown)
+    exporters = [_exporter(name) for name in names]
+    provider = _provider(exporters, _resource(sweep))
+    # Only the loggers of these exporters, and only meanwhile: others may be at work in the program around.
+    modules = {kind.__module__ for exporter in exporters for kind in type(exporter).__mro__} | {_BATCHING_LOGGER}
+    loggers = [logging.getLogger(module) for module in sorted(modules)]
+    told_once = _ToldOnce()
+    for each in loggers:
+        each.addFilter(told_once)
+
+    def shut_down() -> None:
+        provider.shutdown()
+        for each in loggers:
+            each.removeFilter(told_once)
+
+    return OpenTelemetryTracing(provider, clock, sweep.sweep_id, shut_down)
 
 
-def provider_for(sweep: SweepMetadata, names: Sequence[str]) -> TracerProvider:
-    """A provider that exports what this process does for a sweep; errors as `open_tracing`."""
+def _resource(sweep: SweepMetadata) -> Resource:
     resource = Resource.create(
         {
             "metta.sweep_id": sweep.sweep_id,
@@ -52,12 +64,7 @@ def provider_for(sweep: SweepMetadata, names: Sequence[str]) -> TracerProvider:
     )
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: "metta-sweep"}))
-    exporters = [_exporter(name) for name in names]
-    for exporter in exporters:
-        # Only the loggers of this exporter: others may be at work in the program around.
-        for module in {kind.__module__ for kind in type(exporter).__mro__} | {_BATCHING_LOGGER}:
-            logging.getLogger(module).addFilter(_told_once)
-    return _provider(exporters, resource)
+    return resource
 
 
 def check_exporters(names: Sequence[str]) -> None:
@@ -130,9 +137,6 @@ class _ToldOnce(logging.Filter):
                 record.getMessage(),
             )
         return False
-
-
-_told_once = _ToldOnce()
 
 
 @contextmanager

@@ -142,9 +142,8 @@ def wanted_exporters(environment: Mapping[str, str]) -> list[str]:
     """
     variable, endpoint = _first_set(environment, _ENDPOINT_VARIABLES)
     names = environment.get(_EXPORTER_VARIABLE, "").strip() or ("otlp" if endpoint else "none")
-    wanted = [name.strip() for name in names.split(",") if name.strip() not in {"none", ""}]
-    if "otlp" in wanted:
-        wanted[wanted.index("otlp")] = _otlp_exporter(environment)
+    asked = dict.fromkeys(name.strip() for name in names.split(",") if name.strip() not in {"none", ""})
+    wanted = [_otlp_exporter(environment) if name == "otlp" else name for name in asked]
     if endpoint and _PROTOCOLS["http/protobuf"] in wanted:
         _check_endpoint(variable, endpoint)
     return wanted
