@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from metta.sweep.analysis.tally import Tally, tally, updated
+from metta.sweep.analysis.tally import Tally, last_failures_of, tally, updated
 from metta.sweep.model.events import Event
-from metta.sweep.model.run import FailureKind
+from metta.sweep.model.run import FailureKind, JobInfo, JobType, RunInfo
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.testing import random_history, run_events, sweep_created
 
@@ -47,3 +47,15 @@ def test_attempts_count_by_what_they_failed_of_and_runs_without_a_result_too() -
     assert FailureKind.NODE_LOST in failures
     state = fold(EMPTY, numbered([sweep_created(), *run_events(0, score=None)]))
     assert tally(state).failures == {None: 1}
+
+
+def test_runs_that_failed_count_once_by_what_was_last() -> None:
+    def run(run_id: str, *kinds: FailureKind | None) -> RunInfo:
+        jobs = [
+            JobInfo(job_id=f"{n}", type=JobType.TRAIN, attempt=n, granted_at=0.0, failure=kind)
+            for n, kind in enumerate(kinds, 1)
+        ]
+        return RunInfo(sweep_id="s", run_id=run_id, index=0, config={}, created_at=0.0, jobs=tuple(jobs))
+
+    runs = [run("a", FailureKind.NODE_LOST, FailureKind.USER_ERROR), run("b", FailureKind.USER_ERROR, None), run("c")]
+    assert last_failures_of(runs) == {FailureKind.USER_ERROR: 2, None: 1}

@@ -72,3 +72,8 @@ def failures_of(runs: Iterable[RunInfo]) -> Counter[FailureKind | None]:
         failures.update(kinds)
         failures[None] += run.status is JobStatus.FAILED and not kinds
     return +failures
+
+
+def last_failures_of(runs: Iterable[RunInfo]) -> Counter[FailureKind | None]:
+    """Runs that have failed, by what the last failed attempt of each is put down to; None as in `Tally`."""
+    return Counter(next((job.failure for job in reversed(run.jobs) if job.failure is not None), None) for run in runs)

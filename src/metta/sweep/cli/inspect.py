@@ -119,7 +119,7 @@ def status(  # noqa: PLR0917 (one parameter an option)
 
     unended = opened.fetch_runs(found.sweep_id, statuses=_UNENDED)
     beats = opened.fetch_heartbeats(found.sweep_id)
-    failures = _failures(opened, found, unended)
+    failures = _failures(opened, found)
     screen = console()
     screen.print(status_view(found, top, unended, beats, screen, now=now, controlled=controlled, failures=failures))
 
@@ -132,14 +132,13 @@ def _check_views(wanted: Mapping[str, bool], *, as_json: bool) -> None:
         raise ConfigError("--tail: prints a log, which is no JSON; metta sweep events --run RUN -f --json has the rest")
 
 
-def _failures(store: Reader, sweep: SweepMetadata, unended: Sequence[RunInfo]) -> dict[FailureKind | None, int]:
-    """How runs have failed that have not got over it; nothing where these are too many to look at each."""
-    from metta.sweep.analysis.tally import failures_of
+def _failures(store: Reader, sweep: SweepMetadata) -> dict[FailureKind | None, int]:
+    """What failed runs have failed by in the end; nothing where these are too many to look at each."""
+    from metta.sweep.analysis.tally import last_failures_of
 
-    if sweep.counts.get(JobStatus.FAILED, 0) > _MOST_FAILED:
+    if not 0 < sweep.counts.get(JobStatus.FAILED, 0) <= _MOST_FAILED:
         return {}
-    failed = store.fetch_runs(sweep.sweep_id, statuses=[JobStatus.FAILED]) if JobStatus.FAILED in sweep.counts else []
-    return failures_of([*failed, *unended])
+    return last_failures_of(store.fetch_runs(sweep.sweep_id, statuses=[JobStatus.FAILED]))
 
 
 def _best_run(store: Reader, sweep: SweepMetadata) -> RunInfo | None:
