@@ -277,12 +277,18 @@ class _Rebuilding:
         run, row = self._state.runs.get(run_id), self._rows.get(run_id)
         if run is None or row is None or run == row or progress_of(row) < progress_of(run):
             return
-        # Without the sweep's row one cannot know that the log went no further.
-        is_known = self._metadata is not None and run_id in self._own and self._has_all_events(run_id, self._expected)
-        if is_known and progress_of(row) == progress_of(run):
+        if self._is_known(run_id) and progress_of(row) == progress_of(run):
             return  # an older version of the row
         self._add(_repair(run, row), run_id)
         self._repaired.add(run_id)
+
+    def _is_known(self, run_id: str) -> bool:
+        """Whether all that happened to a run is there, and by which metric it was judged."""
+        # Without the sweep's row one cannot know that the log went no further.
+        if self._metadata is None or run_id not in self._own or not self._has_all_events(run_id, self._expected):
+            return False
+        # Another metric than in the end may be that of the time, or what an amendment that is missing has changed.
+        return self._state.sweep.config.metric == self._metadata.config.metric
 
     # ------------------------------------------------------------------------------------------------------- sweep
 
