@@ -97,6 +97,13 @@ def test_the_contour_is_what_runs_nearby_scored() -> None:
     assert len(points.x) == 300
 
 
+def test_the_contour_of_scores_as_large_as_can_be_has_a_value_everywhere() -> None:
+    space = SearchSpace.of({"x": Uniform(0, 1), "y": Uniform(0, 1)})
+    runs = [run(k, 1.7e308 * (-1) ** (k // 5), config={"x": k / 10, "y": 0.5}) for k in range(10)]
+    surface, _ = figures.contour(metadata(search_space=space), runs, "x", "y").data
+    assert np.isfinite(np.array(surface.z, dtype=float)).all()
+
+
 def test_importances_show_their_intervals() -> None:
     assert FOUND is not None
     [bars] = figures.importances(FOUND).data

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import sqlite3
 import sys
 from contextlib import closing
 
@@ -39,6 +41,46 @@ def test_a_sweep_is_watched_on_a_terminal_until_it_has_ended(metta: CommandLine,
         assert shown.everything.count("train (") == 1
         assert max(map(cell_len, shown.everything.splitlines())) <= width
         assert len(shown.everything.splitlines()) <= height + 1  # what the shell said after it
+
+
+@pytest.mark.parametrize(
+    ("setting", "plain"), [("TERM=dumb", True), ("PYTHONIOENCODING=ascii", False), ("PYTHONIOENCODING=latin-1", False)]
+)
+def test_terminals_that_can_do_less_show_what_they_can(metta: CommandLine, setting: str, plain: bool) -> None:
+    end = ev.SweepEnded(status=SweepStatus.COMPLETED, reason="all is done")
+    with closing(open_store(str(metta.folder / "sweeps.db"), create=True)) as store:
+        store.append([sweep_created(), *run_events(0), new_event(end, sweep_id=SWEEP, at=START, actor="test")])
+    with terminal(["env", setting, *METTA, "status", "--watch"], metta.folder) as shown:
+        screen = shown.wait_for("ended with 0")
+    assert "Traceback" not in screen
+    assert screen.startswith(f"sweep {SWEEP} COMPLETED" if plain else f"demo ({SWEEP}) COMPLETED")
+
+
+def test_what_another_program_reads_is_not_drawn_though_it_may_have_colours(metta: CommandLine) -> None:
+    end = ev.SweepEnded(status=SweepStatus.COMPLETED, reason="all is done")
+    with closing(open_store(str(metta.folder / "sweeps.db"), create=True)) as store:
+        store.append([sweep_created(), *run_events(0), new_event(end, sweep_id=SWEEP, at=START, actor="test")])
+    done = metta("status", "--watch", FORCE_COLOR="1")
+    assert done.out.startswith(f"sweep {SWEEP} COMPLETED: all is done")
+    assert "\x1b" not in done.out
+
+
+def test_after_ctrl_z_it_goes_on_below_what_the_shell_has_said(metta: CommandLine) -> None:
+    metta.start_held()
+    command = shlex.join([*METTA, "status", "--watch"])
+    script = f"set -m; {command}; echo stopped with $?; echo again; fg; echo ended with $?; exec cat"
+    with terminal(["bash", "-c", script], metta.folder) as shown:
+        shown.wait_for("2 of 2 running")
+        shown.press("C-z")
+        shown.wait_for("stopped with 148")
+        shown.wait_for("again")
+        wait_until(lambda: shown.screen.rpartition("again")[2].count("2 of 2 running") == 1, what="a new picture")
+        metta.release()
+        shown.wait_for("ended with 0")
+        before, _, after = shown.everything.rpartition("again")
+    assert before.count("2 of 2 running") == 1  # as it was when it was stopped
+    assert "4/4 runs" in after
+    assert after.count("train (") == 1
 
 
 def test_ctrl_c_leaves_the_sweep_alone_and_the_picture_on_the_screen(metta: CommandLine) -> None:
@@ -106,6 +148,20 @@ def test_for_scripts_each_change_is_an_object(metta: CommandLine) -> None:
     states = [(each["seq"], each["controlled"]) for each in objects]
     assert len(set(states)) == len(states)
     assert states == sorted(states, key=lambda state: state[0])
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_store_that_no_longer_has_the_sweep_ends_it(metta: CommandLine, options: tuple[str, ...]) -> None:
+    path = metta.folder / "sweeps.db"
+    with closing(open_store(str(path), create=True)) as store:
+        store.append([sweep_created(), *run_events(0)])
+    watching = metta.start("status", "--watch", *options)
+    wait_until(lambda: watching.out, what="the first line")
+    with closing(sqlite3.connect(path)) as connection, connection:  # as a database that was set up anew
+        for table in ("sweeps", "runs", "events"):
+            connection.execute(f"DELETE FROM {table}")
+    done = watching.wait()
+    assert (done.code, done.err) == (2, f"error: sweep {SWEEP} is not in the store any more; see: metta sweep list\n")
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

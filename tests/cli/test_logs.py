@@ -41,3 +41,16 @@ def test_a_log_is_copied_byte_for_byte_and_its_loss_is_told(metta: CommandLine) 
     gone = metta("logs", run.run_id)
     assert (gone.code, gone.out) == (2, "")
     assert "is gone" in gone.err
+
+
+def test_the_loss_of_a_log_that_is_followed_is_told_once(metta: CommandLine) -> None:
+    running = metta.start_held()
+    run_id = metta.executions()[0]
+    follower = metta.start("logs", run_id, "-f")
+    wait_until(lambda: "training" in follower.out, what="the first line")
+    (metta.folder / "sweeps" / metta.latest().sweep_id / "runs" / run_id / "train-1.log").unlink()
+    wait_until(lambda: "is gone" in follower.err, what="that it is gone")
+    others = metta("status", "--json")  # some looks later
+    metta.release()
+    assert (others.code, running.wait().code) == (0, 0)
+    assert follower.wait().err.count("is gone") == 1

@@ -71,3 +71,17 @@ def test_a_full_disk_is_told(folder: Path) -> None:
 def test_a_closed_output_is_no_failure(folder: Path) -> None:
     for command in ("list", "status --json", "export --format json"):
         assert shell(f"metta sweep {command} >&-", folder) == (0, "")
+
+
+def test_an_encoding_that_lacks_a_character_is_told_without_a_traceback(tmp_path: Path) -> None:
+    with closing(open_store(str(tmp_path / "sweeps.db"), create=True)) as store:
+        store.append([sweep_created("46g3f", name="größe")])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [METTA, "sweep", "list", "--json"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: the output is in ascii, which has no '\\xf6'; set PYTHONUTF8=1 for UTF-8\n",
+    )

@@ -23,7 +23,8 @@ from metta.sweep.model.space import Choice, LogUniform, SearchSpace
 from metta.sweep.model.state import EMPTY, fold
 from metta.sweep.observe.watching import Signs
 from metta.sweep.protocols import GpuLoad, Heartbeat
-from metta.sweep.testing import random_history, sweep_created
+from metta.sweep.testing import random_history, run_events, sweep_created
+from metta.sweep.testing.sweeps import START
 
 GIB = 1 << 30
 SPACE = SearchSpace.of({"lr": LogUniform(1e-5, 1e-1), "trainer.optimizer.name": Choice(["long"])})
@@ -167,3 +168,14 @@ def test_a_sweep_that_was_paused_says_why_in_full_and_what_to_type() -> None:
 
 def test_it_costs_the_same_however_many_runs_there_are() -> None:
     assert len(drawn(history(10, 2, max_trials=400))) == len(drawn(history(300, 2, max_trials=400)))
+
+
+def test_values_names_and_reasons_keep_to_their_lines() -> None:
+    nasty = "a\nb\x1b[2J\x1bc"
+    events = [sweep_created(SWEEP, metric=f"score {nasty}", max_trials=20)]
+    for index in range(6):
+        events += run_events(index, sweep_id=SWEEP, score=float(index), config={"lr": 0.1, f"x{nasty}": nasty})
+    paused = new_event(SweepPaused(reason=nasty), sweep_id=SWEEP, at=START + 99, actor="controller@test")
+    plain = drawn(numbered([*events, paused]), away=nasty, height=24)
+    assert len(plain) <= 23
+    assert all(each.isprintable() for line in plain for each in line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -41,6 +42,33 @@ def plain(*glances: Glance) -> list[str]:
 def test_in_a_pipe_there_are_lines_without_what_steers_a_terminal() -> None:
     lines = plain(glance("\x1b[31mred\x1b[0m", "\x07bell\x1b[2J\x1b]0;title\x1b\\ gone", "tab\there", "[not markup]"))
     assert lines == ["red", "bell gone", "tab\there", "[not markup]"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\x1bc",
+        "\x1b#8",
+        "\x9b2J",
+        "\x1b]0;title\x07",
+        "\x1b[\x1b[2J2J",
+        "\x1b[31",
+        "\x1b",
+        "\x1b)0\x0e",
+        "\x1b%@",
+        "\x1bP1$r\x1b\\",
+    ],
+)
+def test_of_what_a_job_prints_colours_alone_reach_the_terminal(line: str) -> None:
+    output = io.StringIO()
+    reported = event(ev.MetricsReported(metrics={f"name\n{line}": 1.0}))
+    screen = Console(file=output, width=80, force_terminal=True, color_system="standard", highlight=False)
+    show_tail([glance(f"\x1b[1;31mred\x1b[0m {line}", reported)], screen)
+    shown = output.getvalue().partition("\x1b[?2026h")[0]
+    assert shown.startswith("\x1b[1;31mred\x1b[0m ")
+    rest = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert all(each.isprintable() or each == "\n" for each in rest)
+    assert rest.count("\n") == 2
 
 
 def test_events_are_told_in_words_between_the_lines() -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
+import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +22,20 @@ from observe.endpoints import free_port, mailbox, webhook
 
 MESSAGE = Message(title="demo: 2 runs failed", body="2 runs failed\na < b & *c*", severity=Severity.FAILURE)
 SECRET = "T0KENinTHEpath"
+#: A process that sends twice, and ends.
+SEND = """
+import logging
+from pathlib import Path
+from metta.sweep.model.notify import Notify
+from metta.sweep.observe import channels
+from metta.sweep.observe.notices import Message
+
+logging.basicConfig(level=logging.DEBUG)
+channels._PATIENCE_S = 0.5
+[channel] = channels.open_channels(Notify(channels=("$HOOK",)), Path())
+for _ in range(2):
+    print(channel.send(Message(title="title", body="body")), flush=True)
+"""
 
 
 def notify(*channels: str) -> Notify:
@@ -77,6 +96,33 @@ def test_what_goes_wrong_is_said_without_the_secrets_of_the_url(
     out, err = capfd.readouterr()
     for said in (problem, caplog.text, out, err, repr(channel)):
         assert not any(secret in said for secret in (SECRET, "PASSword", "HEADERkey"))
+
+
+def test_a_server_that_answers_without_end_is_given_up_and_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "send.py").write_text(SEND)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        over = threading.Event()
+
+        def drip() -> None:
+            while not over.is_set():
+                with suppress(OSError), server.accept()[0] as connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                    while not over.wait(0.1):
+                        connection.sendall(b"x")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        environment = {**os.environ, "HOOK": f"json://127.0.0.1:{server.getsockname()[1]}/{SECRET}"}
+        command = [sys.executable, tmp_path / "send.py"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+        over.set()
+        server.shutdown(socket.SHUT_RDWR)
+        dripping.join()
+    assert done.stdout.splitlines() == ["it did not answer within 0.5 s", "it still does not answer"]
+    assert SECRET not in done.stderr
 
 
 @pytest.mark.parametrize(

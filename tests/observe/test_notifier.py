@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from metta.sweep.errors import StoreAwayError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.notify import Notify
+from metta.sweep.observe.notifier import Notifier
 from metta.sweep.protocols import Heartbeat, Store
 from metta.sweep.stores import open_store
 from metta.sweep.stores.memory import MemoryStore
@@ -189,6 +190,18 @@ def test_a_budget_is_told_once_with_the_time_of_jobs_that_run(hook: Webhook) -> 
     assert len(hook.titles) == 1
 
 
+def test_a_budget_is_told_once_however_often_the_sweep_stalls(hook: Webhook) -> None:
+    scene = Scene(max_hours=1.0)
+    scene.clock.advance(0.9 * 3600)
+    scene.notifier.look()
+    for _ in range(20):
+        scene.complete(0.5)
+        scene.clock.advance(3 * 3600)  # a run takes one
+        scene.notifier.look()
+    assert sum("of max_hours spent" in title for title in hook.titles) == 1
+    assert sum("stalled" in title for title in hook.titles) == 21
+
+
 def test_silence_under_a_controller_is_a_stall_unless_jobs_are_alive(hook: Webhook) -> None:
     scene = Scene()
     scene.store.append(run_events(0, at=START)[:4])
@@ -236,3 +249,67 @@ def test_a_long_time_without_news_is_not_read_again(hook: Webhook, monkeypatch: 
     [_, silent] = scene.notified()
     assert (silent.title, silent.through) == ("", 30)
     assert hook.titles == []
+
+
+def test_channels_that_could_not_all_be_opened_are_opened_by_the_next_attempt(
+    hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FailingStore()
+    scene = Scene(store)
+    store.away = True
+    scene.notifier = Notifier(store, SWEEP, scene.clock, Notify(channels=("$HOOK", "$OTHER")))
+    monkeypatch.setenv("OTHER", hook.url("other"))
+    [sweep] = store.fetch_sweeps(SWEEP)
+    with pytest.raises(StoreAwayError):
+        scene.notifier.open(sweep)
+    store.away = False
+    scene.notifier.open(sweep)
+    scene.fail()
+    scene.notifier.look()
+    assert sorted(hook.paths) == ["/", "/other"]
+
+
+class EventfulStore(MemoryStore):
+    """Something happens whenever the lease to send is taken, and something else when the log is read thereafter."""
+
+    scene: Scene | None = None
+    then: list[Callable[[], object]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then = []
+
+    def acquire_lease(self, name: str, *arguments: Any, **options: Any) -> Any:
+        if self.scene is not None and name.endswith("/notifier"):
+            scene, self.scene = self.scene, None
+            scene.fail()
+            self.then = [lambda: scene.say(END)]
+        return super().acquire_lease(name, *arguments, **options)
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        while self.then:
+            self.then.pop()()
+        return super().read(*arguments, **options)
+
+
+def test_what_happens_while_a_message_is_written_is_left_to_the_next_one(hook: Webhook) -> None:
+    store = EventfulStore()
+    scene = Scene(store)
+    scene.fail()
+    store.scene = scene
+    scene.notifier.look()
+    scene.notifier.look()
+    assert hook.titles == ["demo: 2 runs failed", "demo: COMPLETED"]
+
+
+def test_a_controller_that_has_just_come_back_is_seen_before_a_stall_is_told(hook: Webhook) -> None:
+    scene = Scene()
+    scene.renew(ttl_s=12.0)
+    scene.clock.advance(30 * 60)
+    scene.notifier.look()
+    scene.renew()
+    scene.complete(0.5)
+    scene.clock.advance(13)
+    scene.notifier.look()
+    assert hook.titles == []
+    assert scene.notifier.untold() == []

@@ -11,6 +11,7 @@ from metta.sweep.errors import ConfigError
 from metta.sweep.model import events as ev
 from metta.sweep.model.notify import Notify
 from metta.sweep.model.state import EMPTY, SweepState, fold
+from metta.sweep.observe import notifying as notifying_module
 from metta.sweep.observe.notifying import StoreNotifier, notifying
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.sweeps import SWEEP
@@ -58,6 +59,42 @@ def test_a_channel_that_does_not_answer_holds_up_nobody(hook: Webhook) -> None:
         assert time.monotonic() - since < 1.0
         answer.set()
     assert hook.titles == ["demo: 1 run failed"]
+
+
+def test_the_end_waits_for_a_channel_that_does_not_answer_no_longer_than_it_says(
+    hook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notifying_module, "_FINISH_S", 0.5)
+    scene = Scene()
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang(_: object) -> None:
+        asked.set()
+        answer.wait(30)
+
+    hook.on_message = hang
+    with notifying(scene.store, state_of(scene).sweep, scene.clock, None, {}) as observe:
+        scene.fail()
+        observe(state_of(scene), [])
+        assert asked.wait(30)
+        since = time.monotonic()
+    assert time.monotonic() - since < 3.0
+    assert "metta sweep notify" in caplog.text
+    answer.set()
+
+
+def test_a_machine_that_was_asleep_is_no_stall(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifying_module, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(notifying_module, "_LOOK_EVERY_S", 2.0)
+    scene = Scene()
+    state = state_of(scene)
+    with notifying(scene.store, state.sweep, scene.clock, None, {}) as observe:
+        scene.clock.advance(8 * 3600)
+        observe(state, [])
+        deadline = time.monotonic() + 0.3
+        wait_until(lambda: hook.titles or time.monotonic() > deadline)
+        scene.complete(0.5)  # the controller has woken up, too
+    assert hook.titles == []
 
 
 def test_a_channel_that_cannot_be_opened_is_an_error_before_anything_begins(hook: Webhook) -> None:

@@ -105,3 +105,22 @@ def test_a_log_on_another_machine_is_said_to_be_there_once(store: Store, tmp_pat
         glances = tail(reader, run)
         assert "cannot be read from here: No such file" in said(next(glances))[-1]
         assert said(next(glances)) == []
+
+
+def test_of_what_is_printed_too_fast_the_end_is_shown_and_the_rest_counted(store: Store, tmp_path: Path) -> None:
+    log = tmp_path / "train-1.log"
+    log.write_text("begun\n")
+    store.append([sweep_created(), *life(log)[:4]])
+    with closing(open_reader(store.url)) as reader:
+        [run] = reader.fetch_runs(SWEEP, run_ids=[RUN])
+        glances = tail(reader, run)
+        next(glances)
+        with log.open("a") as stream:
+            stream.write("half\n" + "line\n" * 1_000_000 + "last\n")
+        left_out, *lines = said(next(glances))
+        assert left_out.endswith("bytes are left out here; all of them: metta sweep logs)")
+        counted = int(left_out.removeprefix("(").partition(" ")[0].replace(",", ""))
+        assert counted + sum(len(line) + 1 for line in lines) == 5 * 1_000_002
+        assert set(lines[:-1]) == {"line"}
+        assert lines[-1] == "last"
+        assert len(lines) < 100_000

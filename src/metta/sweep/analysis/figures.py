@@ -205,7 +205,8 @@ def _smoothed(points: Floats, values: Floats, columns: Sequence[float], lines: S
     distances = (to_line[:, None, :] + to_column[None, :, :]) / (2 * _BANDWIDTH**2)
     # The nearest always counts, however far it is.
     weights = np.exp(distances.min(axis=2, keepdims=True) - distances)
-    means: list[list[float]] = ((weights @ values) / weights.sum(axis=2)).tolist()
+    # Shares first: sums of large values have no place among floats.
+    means: list[list[float]] = (weights / weights.sum(axis=2, keepdims=True) @ values).tolist()
     return means
 
 

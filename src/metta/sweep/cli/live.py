@@ -16,7 +16,7 @@ from metta.sweep.cli.shapes import sweep_shape
 from metta.sweep.controller.lease import is_controlled
 from metta.sweep.errors import StoreAwayError
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.observe.watching import watch
+from metta.sweep.observe.watching import present, watch
 from metta.sweep.protocols import Reader
 
 #: What takes longer is announced.
@@ -68,7 +68,7 @@ def _print_changes(reader: Reader, sweep_id: str) -> None:
     is_away = False
     while True:
         try:
-            [sweep] = reader.fetch_sweeps(sweep_id)
+            sweep = present(reader, sweep_id)
             controlled = is_controlled(reader, sweep_id, time.time())
             if (sweep.seq, controlled) != printed:
                 ids = [] if sweep.best_run_id is None else [sweep.best_run_id]

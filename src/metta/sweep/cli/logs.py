@@ -39,6 +39,7 @@ def logs(
     opened = open_reader(store_url(store))
     found = find_run(opened, run)
     logs_of: dict[str, GrowingLog] = {}
+    gone: set[Path] = set()
     has_log = False
     if follow:
         end_with_reader()
@@ -50,7 +51,7 @@ def logs(
                     logs_of[job.job_id] = GrowingLog(Path(job.log))
                     sys.stderr.write(f"==> {job.job_id} <==\n")
                     sys.stderr.flush()
-                has_log |= _print_new(logs_of[job.job_id])
+                has_log |= _print_new(logs_of[job.job_id], gone)
         if not follow or current.status.ended or _is_over(opened, found.sweep_id):
             break
         time.sleep(_LOOK_EVERY_S)
@@ -62,13 +63,15 @@ def _is_over(store: Reader, sweep_id: str) -> bool:
     return store.fetch_sweeps(sweep_id)[0].status.ended
 
 
-def _print_new(log: GrowingLog) -> bool:
-    """Copy what was added to the log since the last call, byte for byte; whether there is one."""
+def _print_new(log: GrowingLog, gone: set[Path]) -> bool:
+    """Copy what was added to the log since the last call, byte for byte; whether there is one. A loss is said once."""
     try:
         for piece in log.new():
             sys.stdout.buffer.write(piece)
     except FileNotFoundError:
-        sys.stderr.write(f"(the log {log.path} is gone)\n")
+        if log.path not in gone:
+            sys.stderr.write(f"(the log {log.path} is gone)\n")
+        gone.add(log.path)
         return False
     sys.stdout.flush()
     return True

@@ -24,7 +24,7 @@ from metta.sweep.cli import (
     run,
     serve_metrics,
 )
-from metta.sweep.cli.output import ensure_output, leave_closed_pipe, leave_unwritable
+from metta.sweep.cli.output import ensure_output, leave_closed_pipe, leave_unencodable, leave_unwritable
 from metta.sweep.errors import StoreError, SweepError, UsageError
 
 app = typer.Typer(name="metta", no_args_is_help=True, help="Tools for training.", rich_markup_mode=None)
@@ -83,6 +83,8 @@ def main() -> None:
         leave_closed_pipe()
     except OSError as error:
         leave_unwritable(error)
+    except UnicodeEncodeError as error:
+        leave_unencodable(error)
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # caught by Typer, which makes it a failure
             leave_closed_pipe()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What is new in the sweeps is looked for this often: nobody reads a message sooner.
 _LOOK_EVERY_S = 5.0
+#: On a machine that wakes up controllers need a moment to show that they live.
+_AFTER_SLEEP_S = 15.0
 
 
 def register(app: typer.Typer) -> None:
@@ -97,8 +99,10 @@ _WAYS = "give --channel '$NAME', set METTA_SWEEP_NOTIFY, or let the sweep name i
 
 def _watch(store: Store, notifier: StoreNotifier, *, as_json: bool) -> None:
     import threading
+    import time
 
     from metta.sweep.errors import StoreAwayError
+    from metta.sweep.observe.notifying import ASLEEP_S
 
     never = threading.Event()
     is_away = False
@@ -114,7 +118,10 @@ def _watch(store: Store, notifier: StoreNotifier, *, as_json: bool) -> None:
             if not is_away:
                 sys.stderr.write(f"the store is away, waiting for it: {error}\n")
             is_away = True
+        began = time.time()
         never.wait(_LOOK_EVERY_S)
+        if time.time() - began > ASLEEP_S:
+            never.wait(_AFTER_SLEEP_S)
 
 
 def _send_test(address: str | None, instead: Notify | None, *, store: str | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import select
 import signal
@@ -18,9 +19,15 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def ensure_output() -> None:
-    """Where standard output was closed by who called, nobody wants to know: it goes nowhere."""
+    """Where standard output was closed by who called, nobody wants to know: it goes nowhere.
+
+    A terminal that knows fewer characters than we use shows question marks in their place.
+    """
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            stream.reconfigure(errors="replace")
 
 
 def end_with_reader() -> None:
@@ -55,6 +62,15 @@ def leave_unwritable(error: OSError) -> NoReturn:
         raise error
     sys.stderr.write(f"error: the output cannot be written: {error.strerror}; send it somewhere else\n")
     _discard()
+    raise SystemExit(1) from None
+
+
+def leave_unencodable(error: UnicodeEncodeError) -> NoReturn:
+    """Say that the output's encoding lacks a character: programs that read it are not told something else."""
+    character = error.object[error.start]
+    sys.stderr.write(
+        f"error: the output is in {error.encoding}, which has no {character!a}; set PYTHONUTF8=1 for UTF-8\n"
+    )
     raise SystemExit(1) from None
 
 

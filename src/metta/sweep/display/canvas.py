@@ -6,13 +6,20 @@ shows where the way to the terminal is slow. Nothing above the picture is touche
 
 from __future__ import annotations
 
+import signal
 from types import TracebackType
 
 from rich.console import Console, RenderableType
 
 _UP, _REST_OF_LINE, _REST_OF_SCREEN = "\x1b[{}A", "\x1b[K", "\x1b[J"
-#: Terminals that know these show what is between them at once; others ignore them.
-_BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
+#: Terminals that know the first of each show what is between them at once; others ignore it. The cursor is hidden only
+#: meanwhile, so that it is seen after whatever may end, or stop, this process between two pictures.
+_BEGIN, _END = "\x1b[?2026h\x1b[?25l", "\x1b[?25h\x1b[?2026l"
+
+
+def can_draw(screen: Console) -> bool:
+    """Whether it is a terminal on which the cursor can be moved."""
+    return screen.is_terminal and not screen.is_dumb_terminal
 
 
 class Canvas:
@@ -28,13 +35,14 @@ class Canvas:
         self._size = screen.size
 
     def __enter__(self) -> Canvas:
-        self._screen.show_cursor(False)
+        # While it was stopped, by Ctrl-Z say, others have written to the terminal.
+        self._on_continue = signal.signal(signal.SIGCONT, lambda *_: self._leave())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._screen.show_cursor(True)
+        signal.signal(signal.SIGCONT, self._on_continue)
 
     def draw(self, picture: RenderableType) -> None:
         """Put this in the place of the picture before; its lines have to fit."""
@@ -59,6 +67,9 @@ class Canvas:
         """Take the picture away, so that something can be printed in its place."""
         if self._lines:
             self._write(_UP.format(len(self._lines)) + _REST_OF_SCREEN)
+        self._lines = []
+
+    def _leave(self) -> None:
         self._lines = []
 
     def _write(self, text: str) -> None:

@@ -22,6 +22,7 @@ from metta.sweep.display.views import (
     failures_text,
     go_on_command,
     number,
+    printable,
     status_text,
     strategy_text,
 )
@@ -96,7 +97,7 @@ def draw(view: View, width: int, height: int) -> list[RenderableType]:
 
 
 def _fitted(line: Text, width: int) -> Text:
-    line.rstrip()
+    printable(line).rstrip()
     line.truncate(width, overflow="ellipsis")
     line.no_wrap = True
     return line

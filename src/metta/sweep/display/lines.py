@@ -11,6 +11,7 @@ from metta.sweep.model.events import Event, RunRetryScheduled
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
+from metta.sweep.observe.wording import one_line, value_text
 from metta.sweep.schedulers.completion import Completion
 
 
@@ -25,7 +26,7 @@ def news_lines(before: SweepState, state: SweepState, events: Sequence[Event]) -
     for event in events:
         if isinstance(event.body, RunRetryScheduled) and event.run_id is not None:
             failure = state.runs[event.run_id].failure_reasons[-1]
-            yield f"{event.run_id} RETRYING {failure}; {event.body.reason}"
+            yield one_line(f"{event.run_id} RETRYING {failure}; {event.body.reason}")
     touched = dict.fromkeys(event.run_id for event in events if event.run_id is not None)
     ended = in_order_of_end(
         state.runs[run_id]
@@ -46,7 +47,7 @@ def _run_line(run: RunInfo, sweep: SweepMetadata, position: int) -> str:
     else:
         result = "; ".join(run.failure_reasons[-1:])
     best = "" if sweep.best_score is None else f" (best {number(sweep.best_score)}, {sweep.best_run_id})"
-    return f"[{position}{limit}] {run.run_id} {run.status} {duration(run.cost)} {result}{best}"
+    return one_line(f"[{position}{limit}] {run.run_id} {run.status} {duration(run.cost)} {result}{best}")
 
 
 def _reached(run: RunInfo, sweep: SweepMetadata) -> str:
@@ -70,11 +71,11 @@ def summary(state: SweepState) -> str:
     """What came of a sweep, or why it goes on no more, and what to type then."""
     sweep = state.sweep
     if sweep.status is SweepStatus.PAUSED:
-        return f"sweep {sweep.sweep_id} is PAUSED: {sweep.reason}\ngo on with: {go_on_command(sweep)}"
+        return f"sweep {sweep.sweep_id} is PAUSED: {value_text(sweep.reason)}\ngo on with: {go_on_command(sweep)}"
     if not sweep.status.ended:
         return f"sweep {sweep.sweep_id} is interrupted; go on with: {go_on_command(sweep)}"
     best = ""
     if sweep.best_run_id is not None:
         run = state.runs[sweep.best_run_id]
-        best = f"\nbest: {run.run_id} {sweep.config.metric}={number(run.score)} {config_text(run.config)}"
-    return f"sweep {sweep.sweep_id} {sweep.status}: {sweep.reason} ({counts_text(sweep)}){best}"
+        best = f"\nbest: {run.run_id} {one_line(sweep.config.metric)}={number(run.score)} {config_text(run.config)}"
+    return f"sweep {sweep.sweep_id} {sweep.status}: {value_text(sweep.reason)} ({counts_text(sweep)}){best}"

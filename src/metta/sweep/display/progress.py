@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from rich.live import Live
 
+from metta.sweep.display.canvas import can_draw
 from metta.sweep.display.lines import news_lines, summary
 from metta.sweep.display.live import Display
 from metta.sweep.display.views import console, strategy_text
@@ -59,7 +60,7 @@ def run_with_progress(store: Store, launched: Launched, *, show: bool) -> SweepS
             on_stop_request=on_stop_request,
         )
 
-    if show and screen.is_terminal:
+    if show and can_draw(screen):
         live = Live(get_renderable=display.render, console=screen, refresh_per_second=2, transient=True)
         with live, _looking_at_agents(store, launched.sweep.sweep_id, display):
             state = go(display.observe)

@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from metta.sweep.display.views import config_text, duration, number, status_text
+from metta.sweep.display.views import config_text, duration, number, printable, status_text
 from metta.sweep.model.run import JobStatus, RunInfo
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.model.usage import STEP_METRICS
+from metta.sweep.observe.wording import one_line
 
 #: So many of those that ended are seen, however many are running.
 _ENDED_LEAST = 2
@@ -79,9 +80,9 @@ def _columns(sweep: SweepMetadata, now: float) -> list[_Column]:
     return [
         _Column("run", lambda run: Text(run.run_id), 0, "left"),
         _Column("status", lambda run: status_text(run.status), 2, "left"),
-        _Column(metric, shown, 1),
+        _Column(one_line(metric), shown, 1),
         _Column("vs best", lambda run: against_best(run, sweep), 4),
-        _Column("step" if fidelity is None else fidelity.resource, lambda run: Text(reached(run, sweep)), 3),
+        _Column("step" if fidelity is None else one_line(fidelity.resource), lambda run: Text(reached(run, sweep)), 3),
         _Column("time", lambda run: Text(duration(time_of(run, now))), 5),
     ]
 
@@ -122,5 +123,5 @@ def _note(run: RunInfo) -> Text:
     """Why it has no result, where it has none; else what it tries."""
     is_stopped = run.status is JobStatus.STOPPED
     if run.failure_reasons and run.score is None and (run.status.ended or run.retry_at is not None) and not is_stopped:
-        return Text(run.failure_reasons[-1], style="red")
+        return printable(Text(run.failure_reasons[-1], style="red"))
     return Text(config_text(run.config), style="dim")

@@ -21,6 +21,7 @@ from metta.sweep.display.views import (
     failures_text,
     go_on_command,
     number,
+    printable,
     runs_table,
     status_text,
     strategy_text,
@@ -29,6 +30,7 @@ from metta.sweep.model.events import Event, reasons_of
 from metta.sweep.model.run import Checkpoint, FailureKind, JobInfo, JobStatus, Parent, RunInfo
 from metta.sweep.model.run_metrics import run_metrics
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
+from metta.sweep.observe.wording import one_line
 from metta.sweep.protocols import Heartbeat
 
 #: Unended runs shown before the rest is summed up.
@@ -58,7 +60,7 @@ def status_view(
         *budget_rows(sweep, sweep.cost, now),
     ]
     if failures:
-        rows.append(("failures", Text(failures_text(failures), style="red")))
+        rows.append(("failed by", Text(failures_text(failures), style="red")))
     if not sweep.status.ended:
         rows.append(("time left", eta_text(estimate_end(sweep, now), now)))
         rows += [
@@ -79,7 +81,7 @@ def status_view(
 def _status_line(sweep: SweepMetadata, controlled: bool, *, is_past: bool) -> Text:
     line = status_text(sweep.status)
     if sweep.reason:
-        line.append(f": {sweep.reason}", style="default")
+        line.append(f": {one_line(sweep.reason)}", style="default")
     if is_past:
         is_alone = not sweep.status.ended and not controlled
         line.append("; no controller was at work" if is_alone else "", style="yellow")
@@ -106,9 +108,9 @@ def run_view(
         rows.append(("parent", _parent_line(run.parent, sweep)))
     if run.stop_reason is not None:
         rows.append(("stopped", Text(run.stop_reason, style=STYLES[JobStatus.STOPPED])))
-    rows += [("failure", Text(reason, style="red")) for reason in run.failure_reasons]
-    rows += [("config", f"{name} = {number(value)}") for name, value in run.config.items()]
-    rows += [("metric", f"{name} = {number(value)}") for name, value in run.metrics.items()]
+    rows += [("failure", printable(Text(reason, style="red"))) for reason in run.failure_reasons]
+    rows += [("config", f"{one_line(name)} = {number(value)}") for name, value in run.config.items()]
+    rows += [("metric", f"{one_line(name)} = {number(value)}") for name, value in run.metrics.items()]
     rows += [("why", reason) for reason in reasons_of(events)]
     rows += [("job", _job_line(job)) for job in run.jobs]
     rows += metrics_rows(run_metrics(run, None if run.status.ended else now))

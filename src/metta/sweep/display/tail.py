@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -9,14 +10,14 @@ from datetime import datetime
 from rich.console import Console
 from rich.text import Text
 
-from metta.sweep.display.canvas import Canvas
+from metta.sweep.display.canvas import Canvas, can_draw
 from metta.sweep.display.runs import against_best, metric_of, reached, time_of
-from metta.sweep.display.views import duration, number, status_text
+from metta.sweep.display.views import duration, number, printable, status_text
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.observe.tailing import Glance
-from metta.sweep.observe.wording import event_text, fields_text, value_text
+from metta.sweep.observe.wording import event_text, fields_text, one_line, value_text
 
 _STYLES: dict[type[ev.Body], str] = {
     ev.MetricsReported: "dim",
@@ -29,13 +30,16 @@ _STYLES: dict[type[ev.Body], str] = {
 }
 #: What goes on inside, and is told otherwise.
 _UNSAID = (ev.JobGranted, ev.JobDispatched, ev.ResourcesMeasured, ev.CheckpointDeleted, ev.CheckpointCopied)
-#: What would steer a terminal, but for the escapes of colours.
-_STEERING = {code: None for code in range(32) if code not in {9, 27}} | {127: None}
+#: What would steer a terminal; the escapes of colours, in the first group, may stay. Whatever begins with an escape is
+#: taken out whole, so that what is left cannot come together to another.
+_STEERING = re.compile(
+    r"(\x1b\[[\d;:]*m|\t)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\a|\x1b\\|\Z)|\x1b[ -/]*[0-~]|[\0-\x1f\x7f-\x9f]"
+)
 
 
 def show_tail(glances: Iterable[Glance], screen: Console) -> None:
     """Show a run until it has ended. On a terminal the last line says where it stands."""
-    if not screen.is_terminal:
+    if not can_draw(screen):
         for line in _lines(glances):
             screen.file.write(f"{line.plain}\n")
             screen.file.flush()
@@ -57,14 +61,14 @@ def _lines(glances: Iterable[Glance]) -> Iterator[Text]:
             yield Text(f"-- the store is away, waiting for it: {glance.away}" if is_away else "-- the store is back")
         for each in glance.news:
             if isinstance(each, str):
-                yield Text.from_ansi(each.translate(_STEERING))
+                yield Text.from_ansi(_STEERING.sub(r"\1", each))
             elif not isinstance(each.body, _UNSAID):
                 yield _event_line(each, glance.sweep)
 
 
 def _event_line(event: Event, sweep: SweepMetadata) -> Text:
     at = f"{datetime.fromtimestamp(event.at):%H:%M:%S}"
-    return Text(f"-- {at} {_words(event, sweep)}", style=_STYLES.get(type(event.body), "cyan"))
+    return Text(one_line(f"-- {at} {_words(event, sweep)}"), style=_STYLES.get(type(event.body), "cyan"))
 
 
 def _words(event: Event, sweep: SweepMetadata) -> str:
@@ -101,6 +105,6 @@ def _standing(glance: Glance, width: int) -> Text:
         line.append(f"  {sweep.config.metric} ").append(number(value), style="bold")
         if (difference := against_best(run, sweep)).plain not in {"", "best"}:
             line.append(" (").append_text(difference).append(f" against the best, {number(sweep.best_score)})")
-    line.truncate(max(20, width), overflow="ellipsis")
+    printable(line).truncate(max(20, width), overflow="ellipsis")
     line.no_wrap = True
     return line

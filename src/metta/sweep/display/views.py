@@ -13,6 +13,7 @@ from rich.text import Text
 
 from metta.sweep.model.run import FailureKind, JobStatus, RunInfo
 from metta.sweep.model.sweep import Strategy, SweepMetadata, SweepStatus
+from metta.sweep.observe.wording import one_line
 
 STYLES = {
     JobStatus.COMPLETED: "green",
@@ -37,13 +38,15 @@ _PIPE_WIDTH = 10_000
 def console(*, stderr: bool = False) -> Console:
     """Colour and fitting to the width only where a terminal shows it; a pipe gets whole lines."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, markup=False, width=width)
+    if stream.isatty():
+        return Console(stderr=stderr, highlight=False, markup=False)
+    # Or variables such as FORCE_COLOR would make it a terminal, on which is drawn.
+    return Console(stderr=stderr, highlight=False, markup=False, width=_PIPE_WIDTH, force_terminal=False)
 
 
 def number(value: Any) -> str:
-    """A value as people read it: six significant digits."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    """A value as people read it: six significant digits; on one line."""
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
 
 
 def duration(seconds: float) -> str:
@@ -55,9 +58,15 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
+def printable(text: Text) -> Text:
+    """With blanks for what would break the line, or steer a terminal: its styles stay in their places."""
+    text.plain = "".join(each if each.isprintable() else " " for each in text.plain)
+    return text
+
+
 def config_text(config: dict[str, Any]) -> str:
     """A configuration in one line."""
-    return " ".join(f"{name}={number(value)}" for name, value in config.items())
+    return " ".join(f"{one_line(name)}={number(value)}" for name, value in config.items())
 
 
 def status_text(status: JobStatus | SweepStatus) -> Text:
@@ -82,7 +91,7 @@ def _runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, names: Sequence[s
     for heading in (sweep.config.metric, "cost"):
         table.add_column(heading, justify="right", no_wrap=names is not None)
     for heading in names if names is not None else ("config",):
-        table.add_column(heading, overflow="fold")
+        table.add_column(one_line(heading), overflow="fold")
     for run in runs:
         values = [number(run.config[name]) if name in run.config else "-" for name in names or ()]
         shown = run.score if run.score is not None else run.metrics.get(sweep.config.metric)

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from metta.sweep.display.canvas import Canvas
+from metta.sweep.display.canvas import Canvas, can_draw
 from metta.sweep.display.lines import news_lines, progress_line, summary
 from metta.sweep.display.live import Display
 from metta.sweep.display.views import go_on_command
 from metta.sweep.model.sweep import SweepStatus
 from metta.sweep.observe.watching import Sight
+from metta.sweep.observe.wording import one_line
 
 #: In plain lines, where the sweep stands is said that often at most.
 _SUMMED_UP_EVERY_S = 30.0
@@ -21,7 +22,7 @@ _SUMMED_UP_EVERY_S = 30.0
 
 def show_sights(sights: Iterable[Sight], screen: Console) -> None:
     """Show a sweep until it has ended; what a terminal shows last stays there."""
-    if screen.is_terminal:
+    if can_draw(screen):
         _draw(sights, screen)
     else:
         _print(sights, screen)
@@ -51,7 +52,7 @@ def _print(sights: Iterable[Sight], screen: Console) -> None:
         lines = list(news_lines(display.state, sight.state, sight.events)) if said_seq else []
         take_in(display, sight)
         if (current := _trouble(sight)) != trouble:
-            lines.append(current or "all is well again")
+            lines.append(one_line(current) or "all is well again")
             trouble = current
         sweep = sight.state.sweep
         if sweep.status.ended:

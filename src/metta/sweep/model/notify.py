@@ -65,12 +65,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     def after(self, *, through: int, at: float | None, best_score: float | None, once: tuple[str, ...]) -> Told:
         """When it has taken another message, or (without `at`) there was nothing to tell it."""
-        known = dict.fromkeys((*self.once, *once))
+        # Of stalls only the last can be told again; many of them must not make room for a budget to be.
+        known = {name.partition(" ")[0]: name for name in (*self.once, *once)}
         return Told(
             through=max(self.through, through),
             at=self.at if at is None else at,
             best_score=best_score,
-            once=tuple(known)[-_MOST_ONCE:],
+            once=tuple(known.values())[-_MOST_ONCE:],
         )
 
 

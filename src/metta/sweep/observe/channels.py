@@ -21,6 +21,8 @@ from metta.sweep.errors import ConfigError, MissingExtraError
 from metta.sweep.model.notify import DEFAULT_CHANNEL, Notify
 from metta.sweep.observe.notices import Message
 
+#: So long a channel is waited for: one whose answer comes byte by byte would keep the others waiting for ever.
+_PATIENCE_S = 60.0
 #: Shorter parts of a URL are words such as `v1` or a port; hiding them would garble what a server said.
 _SHORTEST_SECRET = 4
 #: Longer ones that are in every URL.
@@ -40,6 +42,8 @@ class Channel:
         #: What kind it is, such as `Slack`.
         self.service = str(plugin.service_name)
         self._plugin = plugin
+        #: At work on the last message.
+        self._sending = threading.Thread()
 
     def send(self, message: Message) -> str | None:
         """Hand the message over; takes seconds where the other side does not answer.
@@ -47,25 +51,38 @@ class Channel:
         Returns:
             What went wrong, without anything of the URL in it; None when the message was accepted.
         """
+        if self._sending.is_alive():
+            return "it still does not answer"
+        with _overheard() as said:
+            answers: list[bool] = []
+            # A daemon, which keeps no process from its end.
+            self._sending = threading.Thread(
+                target=lambda: answers.append(self._send(message, said)), name=_SENDER, daemon=True
+            )
+            self._sending.start()
+            self._sending.join(_PATIENCE_S)
+            if not answers:
+                return f"it did not answer within {_PATIENCE_S:g} s"
+        return None if answers[0] else self._without_secrets("; ".join(said) or f"{self.service} did not take it")
+
+    def _send(self, message: Message, said: list[str]) -> bool:
         import apprise
 
         sender = apprise.Apprise()
         sender.add(self._plugin)
-        with _overheard() as said:
-            try:
-                # In some versions a bool, in others an object that is true or false.
-                is_taken = bool(
-                    sender.notify(
-                        body=message.body,
-                        title=message.title,
-                        notify_type=apprise.NotifyType(message.severity.value),
-                        body_format=apprise.NotifyFormat.TEXT,
-                    )
+        try:
+            # In some versions a bool, in others an object that is true or false.
+            return bool(
+                sender.notify(
+                    body=message.body,
+                    title=message.title,
+                    notify_type=apprise.NotifyType(message.severity.value),
+                    body_format=apprise.NotifyFormat.TEXT,
                 )
-            except Exception as error:  # noqa: BLE001 (a hundred plugins, and no sweep may suffer from one)
-                said.append(f"{type(error).__name__}: {error}")
-                is_taken = False
-        return None if is_taken else self._without_secrets("; ".join(said) or f"{self.service} did not take it")
+            )
+        except Exception as error:  # noqa: BLE001 (a hundred plugins, and no sweep may suffer from one)
+            said.append(f"{type(error).__name__}: {error}")
+            return False
 
     def _without_secrets(self, text: str) -> str:
         url = str(self._plugin.url(privacy=False)).partition("://")[2]
@@ -119,6 +136,8 @@ def _silence() -> None:
     logger.setLevel(logging.WARNING)
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
+    for name in _LOG_PATHS:
+        logging.getLogger(name).addFilter(_is_of_others)
 
 
 def _in_variable(library: ModuleType, name: str) -> list[Any]:
@@ -130,7 +149,7 @@ def _in_variable(library: ModuleType, name: str) -> list[Any]:
         )
     if "://" not in value:
         return _in_file(library, name, Path(value).expanduser())
-    urls = library.Apprise()
+    urls = library.Apprise(asset=_asset(library))
     if not urls.add(value):
         raise ConfigError(f"notify: {name} holds a URL that Apprise does not know; it may be misspelt or incomplete")
     return list(urls)
@@ -140,11 +159,19 @@ def _in_file(library: ModuleType, name: str, path: Path) -> list[Any]:
     if not path.is_file():
         raise ConfigError(f"notify: {name}: there is no such file; expected a configuration file of Apprise")
     urls = library.Apprise()
-    urls.add(library.AppriseConfig(paths=[str(path)]))
+    urls.add(library.AppriseConfig(paths=[str(path)], asset=_asset(library)))
     found = list(urls)
     if not found:
         raise ConfigError(f"notify: {name}: Apprise finds no URL that it knows in that file")
     return found
+
+
+def _asset(library: ModuleType) -> Any:
+    """By which Apprise sends in the thread that asks it to: those that it gives up keep a process from its end."""
+    try:
+        return library.AppriseAsset(service_timeout=0)
+    except (AttributeError, TypeError):  # versions that give up nothing
+        return library.AppriseAsset()
 
 
 def check_channels(notify: Notify | None, folder: Path) -> None:
@@ -169,10 +196,12 @@ _one_at_a_time = threading.Lock()
 
 #: They log what is requested, of which the path may be the password.
 _LOG_PATHS = ("urllib3.connectionpool", "requests_oauthlib.oauth1_session", "requests_oauthlib.oauth2_session")
+#: Name of the threads that send, also of those that were given up and may still say something.
+_SENDER = "metta-sweep-channel"
 
 
-def _nothing(_: logging.LogRecord) -> bool:
-    return False
+def _is_of_others(record: logging.LogRecord) -> bool:
+    return record.threadName != _SENDER
 
 
 @contextmanager
@@ -182,11 +211,7 @@ def _overheard() -> Iterator[list[str]]:
     logger = logging.getLogger("apprise")
     with _one_at_a_time:
         logger.addHandler(collector)
-        for name in _LOG_PATHS:
-            logging.getLogger(name).addFilter(_nothing)
         try:
             yield collector.said
         finally:
             logger.removeHandler(collector)
-            for name in _LOG_PATHS:
-                logging.getLogger(name).removeFilter(_nothing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import socket
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -95,15 +96,16 @@ class Notifier:
         notify = self._instead or sweep.config.notify or default_notify()
         if notify == self._notify:
             return
-        self._notify, self._lines = notify, []
-        if notify is None:
-            return
-        for channel in open_channels(notify, Path(sweep.config.working_directory)):
+        self._notify, self._lines = None, []
+        lines: list[_Line] = []
+        for channel in () if notify is None else open_channels(notify, Path(sweep.config.working_directory)):
             told = sweep.notified.get(channel.name)
             if told is None:
                 told = Told(through=sweep.seq, best_score=sweep.best_score)
                 self._store.append([self._notified(channel.name, told)])
-            self._lines.append(_Line(channel, told))
+            lines.append(_Line(channel, told))
+        # Only now: what cannot be opened, or written down, is to be tried again.
+        self._notify, self._lines = notify, lines
 
     def look(self, *, is_last: bool = False) -> list[Delivery]:
         """See what is new and tell it where it is time to; takes as long as the channels take.
@@ -130,7 +132,7 @@ class Notifier:
             for line in self._lines:
                 found = self._untold(line, sweep, around)
                 if found and self._is_due(line, found, around.now, is_last=is_last):
-                    deliveries += self._tell(line, around)
+                    deliveries += self._tell(line)
                 elif not found and line.news.through - line.told.through > _MOST_UNTOLD:
                     line.unwritten = self._notified(
                         line.channel.name, msgspec.structs.replace(line.told, through=line.news.through)
@@ -152,14 +154,16 @@ class Notifier:
             line.told, line.news = told, News.since(told)
         if sweep.seq == line.news.through:
             return
-        events = list(self._store.read(self._sweep_id, after=line.news.through))
+        # No more than the sweep knows of: a message must not say that it has ended and goes on.
+        unread = self._store.read(self._sweep_id, after=line.news.through)
+        events = list(takewhile(lambda event: event.seq <= sweep.seq, unread))
         failed = [event.run_id for event in events if isinstance(event.body, ev.RunFailed) and event.run_id]
         runs = {run.run_id: run for run in self._store.fetch_runs(self._sweep_id, run_ids=failed)} if failed else {}
         for event in events:
             line.news = line.news.after(event, sweep.config.direction, runs)
 
-    def _surroundings(self, sweep: SweepMetadata) -> Surroundings:
-        if self._around is None or self._clock.monotonic() >= self._look_at or sweep.status.ended:
+    def _surroundings(self, sweep: SweepMetadata, *, anew: bool = False) -> Surroundings:
+        if anew or self._around is None or self._clock.monotonic() >= self._look_at or sweep.status.ended:
             self._look_at = self._clock.monotonic() + _LOOK_AROUND_EVERY_S
             self._around = look_around(self._store, sweep, self._clock.now())
         return msgspec.structs.replace(self._around, now=self._clock.now())
@@ -177,7 +181,7 @@ class Notifier:
         since_s = math.inf if line.told.at is None else abs(now - line.told.at)
         return is_last or any(notice.urgent for notice in found) or since_s >= self._notify.every_minutes * 60
 
-    def _tell(self, line: _Line, around: Surroundings) -> list[Delivery]:
+    def _tell(self, line: _Line) -> list[Delivery]:
         """Send what there is, unless another process is just about to; afterwards write down that it was taken."""
         try:
             name = f"{self._sweep_id}/notifier"
@@ -187,6 +191,7 @@ class Notifier:
         try:
             [sweep] = self._store.fetch_sweeps(self._sweep_id)
             self._read(line, sweep)
+            around = self._surroundings(sweep, anew=True)  # a controller may just have come back
             if sweep.best_run_id is not None:
                 [best] = self._store.fetch_runs(self._sweep_id, run_ids=(sweep.best_run_id,))
                 around = msgspec.structs.replace(around, best=best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 #: Where nothing happens, time passes all the same: budgets are spent, and stalls become long.
 _LOOK_EVERY_S = 15.0
+#: Who did not look for so long was asleep, as on a machine that was suspended. The others were as well: what they have
+#: to do is not called overdue before they have had a moment for it.
+ASLEEP_S = 60.0
 #: However much happens, it is looked at so often.
 _PAUSE_S = 1.0
 #: At its end a controller's process waits so long for channels that do not take what is left to tell.
@@ -71,6 +75,7 @@ class _Background:
         self._sweep_id = sweep.sweep_id
         self._notifier = Notifier(store, sweep.sweep_id, clock)
         self._notifier.open(sweep)
+        self._clock = clock
         self._problem: str | None = None
         self._awake = threading.Event()
         self._closing = threading.Event()
@@ -85,13 +90,18 @@ class _Background:
     def close(self) -> None:
         self._closing.set()
         self._awake.set()
-        self._thread.join()
+        self._thread.join(_FINISH_S)
+        if self._thread.is_alive():  # a channel that does not answer
+            self._warn_of_rest("a channel")
 
     def _run(self) -> None:
         while not self._closing.is_set():
+            began = self._clock.now()
             self._awake.wait(_LOOK_EVERY_S if self._notifier.has_channels else None)
             self._awake.clear()
             self._closing.wait(_PAUSE_S)
+            if self._clock.now() - began > ASLEEP_S:
+                self._closing.wait(_LOOK_EVERY_S)
             self._carefully(is_last=False)
         if self._notifier.has_channels:
             self._finish()
@@ -100,16 +110,18 @@ class _Background:
         """Tell what is left, with a little patience."""
         never = threading.Event()
         pause_s = _PAUSE_S
-        waited_s = 0.0
-        while (left := self._carefully(is_last=True)) and waited_s < _FINISH_S:
-            never.wait(pause_s)
-            waited_s += pause_s
-            pause_s = min(2 * pause_s, max(0.0, _FINISH_S - waited_s))
+        until = time.monotonic() + _FINISH_S - _PAUSE_S  # so that it ends before nobody waits any longer
+        while (left := self._carefully(is_last=True)) and (left_s := until - time.monotonic()) > 0:
+            never.wait(min(pause_s, left_s))
+            pause_s *= 2
         if left:
-            logger.warning(
-                "sweep %s: %s could not be told all; send it later with: metta sweep notify %s --once",
-                *(self._sweep_id, ", ".join(left), self._sweep_id),
-            )
+            self._warn_of_rest(", ".join(left))
+
+    def _warn_of_rest(self, channels: str) -> None:
+        logger.warning(
+            "sweep %s: %s could not be told all; send it later with: metta sweep notify %s --once",
+            *(self._sweep_id, channels, self._sweep_id),
+        )
 
     def _carefully(self, *, is_last: bool) -> list[str]:
         """Look once; whatever goes wrong must not disturb the sweep. Returns who could not be told (at the end)."""

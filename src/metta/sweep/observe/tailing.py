@@ -14,12 +14,15 @@ from metta.sweep.model.run import RunInfo
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.observe.logs import GrowingLog, Lines
 from metta.sweep.observe.streams import looks
+from metta.sweep.observe.watching import present
 from metta.sweep.protocols import Reader
 
 #: How often the log is looked at.
 _LOOK_EVERY_S = 0.2
 #: Of what was printed before, and reported.
 _PAST_BYTES, _PAST_REPORTS = 2_000, 5
+#: Of what is printed between two looks: more could not be shown, nor read, as fast as it may come.
+_MOST_BYTES = 1 << 18
 
 
 class Glance(NamedTuple):
@@ -57,7 +60,7 @@ def tail(reader: Reader, run: RunInfo) -> Iterator[Glance]:
         past = []
         if events:
             with suppress(StoreAwayError):
-                [sweep] = reader.fetch_sweeps(run.sweep_id)
+                sweep = present(reader, run.sweep_id)
                 [run] = reader.fetch_runs(run.sweep_id, run_ids=[run.run_id])
         is_over = run.status.ended or sweep.status.ended
         if is_over:
@@ -100,6 +103,9 @@ class _Log:
         if self._log is None:
             return
         try:
+            if left_out := self._log.skip(_MOST_BYTES):
+                yield from self._lines.rest()
+                yield f"({left_out:,} bytes are left out here; all of them: metta sweep logs)"
             yield from self._lines.of(self._log.new())
         except OSError as error:
             yield f"(the log {self._log.path} cannot be read from here: {error.strerror})"

@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from metta.sweep.controller.lease import is_controlled
-from metta.sweep.errors import StoreAwayError
+from metta.sweep.errors import NotFoundError, StoreAwayError
 from metta.sweep.model.events import Event
 from metta.sweep.model.state import EMPTY, SweepState, fold
+from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.observe.streams import looks
 from metta.sweep.protocols import Heartbeat, Reader
 
@@ -39,6 +40,18 @@ class Sight(NamedTuple):
     away: StoreAwayError | None
 
 
+def present(reader: Reader, sweep_id: str) -> SweepMetadata:
+    """A sweep that was there before.
+
+    Raises:
+        NotFoundError: the store was replaced by one without it.
+        StoreError: the store cannot be read.
+    """
+    for sweep in reader.fetch_sweeps(sweep_id):
+        return sweep
+    raise NotFoundError(f"sweep {sweep_id} is not in the store any more; see: metta sweep list")
+
+
 def signs_of_life(reader: Reader, sweep_id: str, now: float) -> Signs:
     """Who is at work on a sweep."""
     return Signs(reader.fetch_heartbeats(sweep_id), is_controlled(reader, sweep_id, now))
@@ -49,6 +62,10 @@ def watch(reader: Reader, sweep_id: str) -> Iterator[Sight]:
 
     The first look folds the whole log; later ones take time in proportion to what is new. An absence of the store is
     waited out.
+
+    Raises:
+        NotFoundError: the store was replaced by one without the sweep.
+        StoreError: the store cannot be read.
     """
     state, signs = EMPTY, Signs()
     for events, away in looks(reader, sweep_id, after=0):
@@ -56,6 +73,7 @@ def watch(reader: Reader, sweep_id: str) -> Iterator[Sight]:
         state = fold(state, events)
         if away is None:
             with suppress(StoreAwayError):
+                present(reader, sweep_id)
                 signs = signs_of_life(reader, sweep_id, time.time())
         if state.metadata is not None:
             yield Sight(state, events, signs, away)

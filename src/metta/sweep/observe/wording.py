@@ -53,17 +53,17 @@ def event_text(event: Event) -> str:
 
 def fields_text(fields: Mapping[str, Any]) -> str:
     """Such as `epoch=3 loss=0.25`."""
-    return " ".join(f"{name}={value_text(value)}" for name, value in fields.items())
+    return " ".join(f"{one_line(name)}={value_text(value)}" for name, value in fields.items())
 
 
 def value_text(value: Any) -> str:
     """A value of JSON as people read it: on one line, floats with six significant digits."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_line(str(name))}: {value_text(each)}" for name, each in value.items()) + "}"
-    return f"{value:.6g}" if isinstance(value, float) else _line(str(value))
+        return "{" + ", ".join(f"{one_line(str(name))}: {value_text(each)}" for name, each in value.items()) + "}"
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """Without what would end the line, or steer a terminal."""
     if text.isprintable():
         return text
