@@ -20,7 +20,7 @@ from metta.sweep.clock import SystemClock
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import new_event
 from metta.sweep.model.sweep import SweepStatus
-from metta.sweep.observe.prometheus_exporter import StoreCollector, exposition
+from metta.sweep.observe.prometheus.exporter import StoreCollector, exposition
 from metta.sweep.protocols import Store
 from metta.sweep.stores import open_reader, open_store
 

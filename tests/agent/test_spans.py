@@ -8,9 +8,9 @@ from metta.sweep.agent.spans import JobSpans
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Body, new_event
 from metta.sweep.model.run import FailureKind, JobDefinition, JobType, Outcome
-from metta.sweep.observe.tracing import NO_TRACING
+from metta.sweep.observe.tracing.spans import NO_TRACING
 from metta.sweep.testing.sweeps import START, SWEEP
-from observe.in_memory import OUTSIDE, Traced
+from observe.tracing.in_memory import OUTSIDE, Traced
 
 JOB = JobDefinition(
     job_id="7kq.train.2", run_id="7kq", sweep_id=SWEEP, type=JobType.TRAIN, attempt=2, config={}, traceparent=OUTSIDE

@@ -12,7 +12,7 @@ import pytest
 
 from cli.command_line import CommandLine
 from metta.sweep.model.events import Notified
-from observe.endpoints import Webhook, webhook
+from observe.notifications.endpoints import Webhook, webhook
 from waiting import wait_until
 
 SECRET = "T0KENinTHEpath"

@@ -17,7 +17,7 @@ import pytest
 
 from cli.command_line import CommandLine
 from metta.sweep.agent.location import read_address
-from observe.collector import Collected, Collector
+from observe.tracing.collector import Collected, Collector
 from waiting import wait_until
 
 TARGET = """
@@ -277,7 +277,7 @@ PROGRAM = """
         from metta.sweep.clock import SystemClock
         from metta.sweep.errors import MissingExtraError
         from metta.sweep.model.state import EMPTY, fold
-        from metta.sweep.observe.tracing import open_tracing
+        from metta.sweep.observe.tracing.spans import open_tracing
         from metta.sweep.testing.sweeps import sweep_created
         try:
             open_tracing(fold(EMPTY, [replace(sweep_created(), seq=1)]).sweep, SystemClock())

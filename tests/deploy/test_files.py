@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.expressions import ALERTS, DEPLOY, all_expressions, dashboard, rules
 from metta.sweep.cli.serve_metrics import DEFAULT_PORT
-from observe.sights import exposed, sight
+from observe.prometheus.sights import exposed, sight
 from prometheus_server import promtool
 
 TESTS = DEPLOY.parent / "tests" / "deploy" / "alerts.test.yaml"

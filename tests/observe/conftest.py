@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from observe.endpoints import Webhook, webhook
+from observe.notifications.endpoints import Webhook, webhook
 from postgresql import postgresql_server, postgresql_url  # noqa: F401 (fixtures)
 
 

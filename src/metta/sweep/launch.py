@@ -41,9 +41,9 @@ from metta.sweep.model.sweep import (
     SweepStatus,
     Target,
 )
-from metta.sweep.observe.channels import check_channels
-from metta.sweep.observe.notifying import notifying
-from metta.sweep.observe.tracing import check_tracing, open_tracing
+from metta.sweep.observe.notifications.channels import check_channels
+from metta.sweep.observe.notifications.notifying import notifying
+from metta.sweep.observe.tracing.spans import check_tracing, open_tracing
 from metta.sweep.protocols import Observer, Store
 from metta.sweep.stores import sqlite_path
 

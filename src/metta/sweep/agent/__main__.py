@@ -23,7 +23,7 @@ from metta.sweep.errors import UsageError
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata
 from metta.sweep.observe.log_lines import LogFormat, configure_logging, wanted_format
-from metta.sweep.observe.tracing import NO_TRACING, Tracing, open_tracing
+from metta.sweep.observe.tracing.spans import NO_TRACING, Tracing, open_tracing
 from metta.sweep.stores import open_reader, open_store, store_url
 from metta.sweep.stores.spooled import SpooledStore
 

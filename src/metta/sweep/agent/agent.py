@@ -23,7 +23,7 @@ from metta.sweep.agent.spans import JobSpans
 from metta.sweep.errors import MetricError, StoreError
 from metta.sweep.model.events import Event
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.observe.tracing import NO_TRACING, Tracing
+from metta.sweep.observe.tracing.spans import NO_TRACING, Tracing
 from metta.sweep.protocols import Clock, Heartbeat
 from metta.sweep.stores.spooled import SpooledStore
 

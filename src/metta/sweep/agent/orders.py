@@ -10,7 +10,7 @@ from metta.sweep.agent.command import CHECKPOINT_PLACEHOLDER, MetricsTail, argum
 from metta.sweep.agent.job import Job
 from metta.sweep.model.run import JobDefinition, JobType
 from metta.sweep.model.sweep import CommandTarget, FunctionTarget, PickledTarget, SweepConfig, Target
-from metta.sweep.observe.tracing import TRACEPARENT_VARIABLE
+from metta.sweep.observe.tracing.spans import TRACEPARENT_VARIABLE
 from metta.sweep.session import Progress, RunContext
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobDefinition, Outcome
-from metta.sweep.observe.tracing import NO_SPAN, Span, Tracing
+from metta.sweep.observe.tracing.spans import NO_SPAN, Span, Tracing
 
 #: Ends that are errors. That a user, or the search, has had enough of a job is none.
 _ERRORS = {Outcome.FAILED, Outcome.KILLED, Outcome.TIMED_OUT}

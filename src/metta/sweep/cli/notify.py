@@ -16,8 +16,8 @@ from metta.sweep.stores import open_store, store_url
 
 if TYPE_CHECKING:
     from metta.sweep.model.notify import Notify
-    from metta.sweep.observe.notifier import Delivery
-    from metta.sweep.observe.notifying import StoreNotifier
+    from metta.sweep.observe.notifications.notifier import Delivery
+    from metta.sweep.observe.notifications.notifying import StoreNotifier
     from metta.sweep.protocols import Store
 
 #: What is new in the sweeps is looked for this often: nobody reads a message sooner.
@@ -83,8 +83,8 @@ def _open(store: Store, address: str | None, instead: Notify | None) -> StoreNot
     """Refuse where nobody would be told of anything: a job of cron that does nothing is not noticed."""
     from metta.sweep.cli.addresses import find_sweep
     from metta.sweep.clock import SystemClock
-    from metta.sweep.observe.channels import check_channels, default_notify
-    from metta.sweep.observe.notifying import StoreNotifier
+    from metta.sweep.observe.notifications.channels import check_channels, default_notify
+    from metta.sweep.observe.notifications.notifying import StoreNotifier
 
     sweeps = store.fetch_sweeps() if address is None else [find_sweep(store, address)]
     check_channels(instead, Path.cwd())
@@ -102,7 +102,7 @@ def _watch(store: Store, notifier: StoreNotifier, *, as_json: bool) -> None:
     import time
 
     from metta.sweep.errors import StoreAwayError
-    from metta.sweep.observe.notifying import ASLEEP_S
+    from metta.sweep.observe.notifications.notifying import ASLEEP_S
 
     never = threading.Event()
     is_away = False
@@ -125,8 +125,8 @@ def _watch(store: Store, notifier: StoreNotifier, *, as_json: bool) -> None:
 
 
 def _send_test(address: str | None, instead: Notify | None, *, store: str | None, as_json: bool) -> None:
-    from metta.sweep.observe.channels import open_channels
-    from metta.sweep.observe.notices import Message
+    from metta.sweep.observe.notifications.channels import open_channels
+    from metta.sweep.observe.notifications.notices import Message
 
     wanted, folder = _wanted(address, instead, store)
     message = Message(
@@ -148,7 +148,7 @@ def _send_test(address: str | None, instead: Notify | None, *, store: str | None
 def _wanted(address: str | None, instead: Notify | None, store: str | None) -> tuple[Notify, Path]:
     """Whom to test: those given, else those of the sweep, else those of METTA_SWEEP_NOTIFY."""
     from metta.sweep.cli.addresses import find_sweep
-    from metta.sweep.observe.channels import default_notify
+    from metta.sweep.observe.notifications.channels import default_notify
 
     if instead is not None:
         return instead, Path.cwd()

@@ -125,7 +125,7 @@ def _drive(store: Store, launched: Launched, *, detach: bool, as_json: bool) -> 
     """Be the sweep's controller, here or in the background; ends the command with the exit code of the sweep."""
     from metta.sweep.display.progress import run_with_progress
     from metta.sweep.observe.log_lines import configure_logging, wanted_format
-    from metta.sweep.observe.tracing import check_tracing
+    from metta.sweep.observe.tracing.spans import check_tracing
 
     if launched.is_elsewhere:
         what = f"sweep {launched.sweep.sweep_id} ({launched.sweep.config.name})"
@@ -212,7 +212,7 @@ def _notify_change(channels: list[str]) -> dict[str, Any]:
     import msgspec
 
     from metta.sweep.config import parse_notify
-    from metta.sweep.observe.channels import check_channels
+    from metta.sweep.observe.notifications.channels import check_channels
 
     parsed = parse_notify(channels)
     check_channels(parsed, Path.cwd())

@@ -15,7 +15,7 @@ from metta.sweep.errors import ConfigError, MissingExtraError, StoreAwayError
 from metta.sweep.stores import display_url, open_reader, store_url
 
 if TYPE_CHECKING:
-    from metta.sweep.observe.prometheus_exporter import StoreCollector
+    from metta.sweep.observe.prometheus.exporter import StoreCollector
 
 #: Fixed, since Prometheus tells targets apart by it; outside of 9100 to 9999, which other exporters have shared out
 #: among themselves, and below the ports that the kernel gives to connections.
@@ -43,7 +43,7 @@ def serve_metrics(
     Reads the store and nothing else: sweeps neither need it nor notice it.
     """
     try:
-        from metta.sweep.observe.prometheus_exporter import StoreCollector, exposition
+        from metta.sweep.observe.prometheus.exporter import StoreCollector, exposition
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("prometheus_client"):
             raise
@@ -67,7 +67,7 @@ def serve_metrics(
 
 def _serve(collector: StoreCollector, host: str, port: int, store: str) -> None:
     """Until Ctrl-C or SIGTERM."""
-    from metta.sweep.observe.prometheus_exporter import serve
+    from metta.sweep.observe.prometheus.exporter import serve
 
     server = serve(collector, host, port)
     try:

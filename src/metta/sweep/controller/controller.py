@@ -35,7 +35,7 @@ from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
 from metta.sweep.model.waiting import WITH_JOB
 from metta.sweep.observe.log_lines import log_events
-from metta.sweep.observe.tracing import NO_TRACING, Tracing
+from metta.sweep.observe.tracing.spans import NO_TRACING, Tracing
 from metta.sweep.protocols import Clock, Dispatcher, Lease, Observer, Placement, Standing, Store
 
 #: With nothing to do, look around this often: for signals, lost jobs, limits of time.

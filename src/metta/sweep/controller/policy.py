@@ -6,7 +6,7 @@ from metta.sweep import registry
 from metta.sweep.controller.decide import Policy
 from metta.sweep.guards.limits import BudgetLimit, TimeLimit, TrialLimit
 from metta.sweep.model.sweep import SweepConfig
-from metta.sweep.observe.tracing import NO_TRACING, Tracing
+from metta.sweep.observe.tracing.spans import NO_TRACING, Tracing
 
 
 def policy_of(config: SweepConfig, tracing: Tracing = NO_TRACING) -> Policy:

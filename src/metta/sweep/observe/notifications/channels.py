@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from metta.sweep.errors import ConfigError, MissingExtraError
 from metta.sweep.model.notify import DEFAULT_CHANNEL, Notify
-from metta.sweep.observe.notices import Message
+from metta.sweep.observe.notifications.notices import Message
 
 #: So long a channel is waited for: one whose answer comes byte by byte would keep the others waiting for ever.
 _PATIENCE_S = 60.0

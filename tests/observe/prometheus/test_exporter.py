@@ -18,8 +18,8 @@ from metta.sweep.errors import ConfigError, StoreAwayError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.sweep import SweepStatus
-from metta.sweep.observe import prometheus_exporter
-from metta.sweep.observe.prometheus_exporter import StoreCollector, exposition, serve
+from metta.sweep.observe.prometheus import exporter
+from metta.sweep.observe.prometheus.exporter import StoreCollector, exposition, serve
 from metta.sweep.protocols import Heartbeat, Reader, Store
 from metta.sweep.stores import open_reader, open_store
 from metta.sweep.stores.hashes import event_hash
@@ -109,7 +109,7 @@ def test_each_event_is_read_once(store: Store, scrape: Scrapes) -> None:
 def test_what_was_read_of_a_long_log_is_kept_when_the_store_goes_away(
     store: Store, scrape: Scrapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prometheus_exporter, "_PAGE", 3)
+    monkeypatch.setattr(exporter, "_PAGE", 3)
     scrape.lose_after = 8
     assert scrape()["metta_sweep_store_up", ""] == 0
     scrape.lose_after = None

@@ -17,7 +17,7 @@ from metta.sweep.model.events import Event
 from metta.sweep.model.notify import Notify
 from metta.sweep.model.state import SweepState
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.observe.notifier import Delivery, Notifier
+from metta.sweep.observe.notifications.notifier import Delivery, Notifier
 from metta.sweep.protocols import Clock, Observer, Store
 
 logger = logging.getLogger(__name__)

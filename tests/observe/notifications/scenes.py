@@ -11,7 +11,7 @@ from metta.sweep.model.events import Body, new_event
 from metta.sweep.model.notify import Notify
 from metta.sweep.model.run import FailureKind, Outcome
 from metta.sweep.model.sweep import SweepStatus
-from metta.sweep.observe.notifier import Notifier
+from metta.sweep.observe.notifications.notifier import Notifier
 from metta.sweep.protocols import Store
 from metta.sweep.stores.memory import MemoryStore
 from metta.sweep.testing import run_events, sweep_created

@@ -9,9 +9,9 @@ import pytest
 
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Body, Event, new_event
-from metta.sweep.observe.open_telemetry import OpenTelemetryTracing
+from metta.sweep.observe.tracing.open_telemetry import OpenTelemetryTracing
 from metta.sweep.testing.sweeps import START, SWEEP
-from observe.in_memory import OUTSIDE, Traced
+from observe.tracing.in_memory import OUTSIDE, Traced
 
 #: What goes on inside of a job, and what was decided.
 REPORT, REQUEUED = ev.MetricsReported(metrics={"loss": 0.5}), ev.RunRequeued(reason="its wait is over")
@@ -120,7 +120,7 @@ def test_a_step_is_linked_to_what_the_sweep_is_part_of(traced: Traced, monkeypat
 
 
 def test_a_collector_that_never_answers_keeps_nobody_waiting(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metta.sweep.observe.open_telemetry._CLOSE_S", 0.01)
+    monkeypatch.setattr("metta.sweep.observe.tracing.open_telemetry._CLOSE_S", 0.01)
     asked, is_over = threading.Event(), threading.Event()
 
     def shut_down() -> None:

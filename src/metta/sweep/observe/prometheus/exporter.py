@@ -16,9 +16,9 @@ from prometheus_client.registry import Collector
 from metta.sweep.controller.lease import is_controlled
 from metta.sweep.errors import ConfigError, InvalidTransition, StoreAwayError, StoreError
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.observe.prometheus import Sight, families
+from metta.sweep.observe.prometheus.families import Sight, families
+from metta.sweep.observe.prometheus.totals import Totals
 from metta.sweep.observe.streams import select
-from metta.sweep.observe.totals import Totals
 from metta.sweep.protocols import Clock, Reader
 
 #: Sweeps that have ended, and agents that are gone, are shown for so long: a scrape every 15 seconds sees how they

@@ -13,10 +13,10 @@ from metta.sweep.model import ids
 from metta.sweep.model.events import Body, Event, new_event
 from metta.sweep.model.run import FailureKind, JobStatus, JobType, Outcome
 from metta.sweep.model.state import EMPTY, fold
-from metta.sweep.observe.totals import ENDS, FAILURE_KINDS, UNKNOWN, Counted, Timed, Totals
+from metta.sweep.observe.prometheus.totals import ENDS, FAILURE_KINDS, UNKNOWN, Counted, Timed, Totals
 from metta.sweep.testing import random_history, run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
-from observe.sights import numbered
+from observe.prometheus.sights import numbered
 
 FAILED = {Outcome.FAILED, Outcome.KILLED, Outcome.TIMED_OUT}
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from metta.sweep.model.run import JobDefinition, Outcome
 from metta.sweep.model.sweep import SweepConfig
 from metta.sweep.model.trail import Trail
-from metta.sweep.observe.tracing import Span, Tracing
+from metta.sweep.observe.tracing.spans import Span, Tracing
 from metta.sweep.protocols import Dispatcher, History, Optimizer, Placement, Standing, Suggestion
 
 

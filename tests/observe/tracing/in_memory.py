@@ -6,7 +6,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from metta.sweep.observe.open_telemetry import OpenTelemetryTracing
+from metta.sweep.observe.tracing.open_telemetry import OpenTelemetryTracing
 from metta.sweep.testing import ManualClock
 
 #: A span of somebody else's.

@@ -1,7 +1,7 @@
 """Where the time of a sweep goes, as spans for tracing tools: a seam that costs nothing unless somebody asks for it.
 
 Spans are asked for by OpenTelemetry's own environment variables, or by a program around the sweep that has set up a
-tracer provider. Only then is anything of OpenTelemetry imported (`open_telemetry.py`, `span_exporters.py`).
+tracer provider. Only then is anything of OpenTelemetry imported (`open_telemetry.py`, `exporters.py`).
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def open_tracing(sweep: SweepMetadata, clock: Clock) -> Tracing:
     if _has_provider():
         from opentelemetry import trace
 
-        from metta.sweep.observe.open_telemetry import OpenTelemetryTracing
+        from metta.sweep.observe.tracing.open_telemetry import OpenTelemetryTracing
 
         return OpenTelemetryTracing(trace.get_tracer_provider(), clock, sweep.sweep_id)
     if names := wanted_exporters(os.environ):
-        from metta.sweep.observe.span_exporters import exporting
+        from metta.sweep.observe.tracing.exporters import exporting
 
         return exporting(sweep, clock, names)
     return NO_TRACING
@@ -126,7 +126,7 @@ def open_tracing(sweep: SweepMetadata, clock: Clock) -> Tracing:
 def check_tracing() -> None:
     """Refuse what the variables ask for where it cannot be; errors as `open_tracing`."""
     if not _is_disabled() and not _has_provider() and (names := wanted_exporters(os.environ)):
-        from metta.sweep.observe.span_exporters import check_exporters
+        from metta.sweep.observe.tracing.exporters import check_exporters
 
         check_exporters(names)
 

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import Tracer
 
 from metta.sweep.clock import SystemClock
 from metta.sweep.model.state import EMPTY, fold
-from metta.sweep.observe.open_telemetry import OpenTelemetryTracing
-from metta.sweep.observe.span_exporters import exporting
+from metta.sweep.observe.tracing.exporters import exporting
+from metta.sweep.observe.tracing.open_telemetry import OpenTelemetryTracing
 from metta.sweep.testing.sweeps import SWEEP, sweep_created
 
 SWEPT = fold(EMPTY, [replace(sweep_created(), seq=1)]).sweep

@@ -9,7 +9,7 @@ from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.run import JobStatus
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
-from metta.sweep.observe.notices import Surroundings, is_progress
+from metta.sweep.observe.notifications.notices import Surroundings, is_progress
 from metta.sweep.protocols import Reader
 
 #: An agent that has been silent for so long is not alive: it beats every few seconds.

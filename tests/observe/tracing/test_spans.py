@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from metta.sweep.clock import SystemClock
 from metta.sweep.errors import ConfigError, MissingExtraError
 from metta.sweep.model.state import EMPTY, fold
-from metta.sweep.observe.tracing import NO_TRACING, check_tracing, open_tracing, wanted_exporters
+from metta.sweep.observe.tracing.spans import NO_TRACING, check_tracing, open_tracing, wanted_exporters
 from metta.sweep.testing.sweeps import sweep_created
 
 ENDPOINT, TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"

@@ -9,12 +9,12 @@ import pytest
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import new_event
 from metta.sweep.model.run import FailureKind
-from metta.sweep.observe.notices import Surroundings
-from metta.sweep.observe.surroundings import look_around
+from metta.sweep.observe.notifications.notices import Surroundings
+from metta.sweep.observe.notifications.surroundings import look_around
 from metta.sweep.protocols import Heartbeat
 from metta.sweep.testing import run_events
 from metta.sweep.testing.sweeps import START, SWEEP
-from observe.scenes import END, Scene
+from observe.notifications.scenes import END, Scene
 
 
 def look(scene: Scene) -> Surroundings:

@@ -17,7 +17,7 @@ from metta.sweep.model.notify import NOTHING_TOLD, NoticeKind, Notify, Told
 from metta.sweep.model.run import FailureKind, Outcome
 from metta.sweep.model.state import EMPTY, SweepState, fold
 from metta.sweep.model.sweep import SweepStatus
-from metta.sweep.observe.notices import News, Notice, Surroundings, is_progress, message, notices, stall
+from metta.sweep.observe.notifications.notices import News, Notice, Surroundings, is_progress, message, notices, stall
 from metta.sweep.testing import random_history, run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP
 

@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from metta.sweep.model.events import Event
 from metta.sweep.model.sweep import CommandTarget
-from metta.sweep.observe.prometheus import Sight, families
-from metta.sweep.observe.totals import Totals
+from metta.sweep.observe.prometheus.families import Sight, families
+from metta.sweep.observe.prometheus.totals import Totals
 from metta.sweep.protocols import GpuLoad, Heartbeat
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.sweeps import START, SWEEP

@@ -19,7 +19,7 @@ try:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 
-    from metta.sweep.observe.open_telemetry import OpenTelemetryTracing
+    from metta.sweep.observe.tracing.open_telemetry import OpenTelemetryTracing
 except ImportError as error:
     raise MissingExtraError(
         'the environment asks for OpenTelemetry spans (OTEL_*), which needs: pip install "metta-sweep[tracing]"; '

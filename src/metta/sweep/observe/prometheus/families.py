@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 from metta.sweep.guards.limits import compute_seconds
 from metta.sweep.model.run import JobStatus, JobType
 from metta.sweep.model.sweep import SweepMetadata, SweepStatus
-from metta.sweep.observe.totals import ENDS, FAILURE_KINDS, Counted, Durations, Timed, Totals
+from metta.sweep.observe.prometheus.totals import ENDS, FAILURE_KINDS, Counted, Durations, Timed, Totals
 from metta.sweep.protocols import Heartbeat
 
 #: What an agent said of its GPUs holds for so many seconds: it says it again every five.

@@ -10,12 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from metta.sweep.model import ids
 from metta.sweep.model.run import FailureKind, JobStatus
 from metta.sweep.model.sweep import SweepStatus
-from metta.sweep.observe.prometheus import Sight
+from metta.sweep.observe.prometheus.families import Sight
 from metta.sweep.testing.sweeps import START, SWEEP
-from observe.sights import exposed, sight
+from observe.prometheus.sights import exposed, sight
 from prometheus_server import promtool
 
-PAGE = Path(__file__).parents[2] / "docs" / "prometheus.md"
+PAGE = Path(__file__).parents[3] / "docs" / "prometheus.md"
 
 
 def samples(*sights: Sight) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

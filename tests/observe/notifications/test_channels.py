@@ -16,9 +16,9 @@ import pytest
 
 from metta.sweep.errors import ConfigError, MissingExtraError
 from metta.sweep.model.notify import DEFAULT_CHANNEL, Notify
-from metta.sweep.observe.channels import check_channels, default_notify, open_channels
-from metta.sweep.observe.notices import Message, Severity
-from observe.endpoints import free_port, mailbox, webhook
+from metta.sweep.observe.notifications.channels import check_channels, default_notify, open_channels
+from metta.sweep.observe.notifications.notices import Message, Severity
+from observe.notifications.endpoints import free_port, mailbox, webhook
 
 MESSAGE = Message(title="demo: 2 runs failed", body="2 runs failed\na < b & *c*", severity=Severity.FAILURE)
 SECRET = "T0KENinTHEpath"
@@ -27,8 +27,8 @@ SEND = """
 import logging
 from pathlib import Path
 from metta.sweep.model.notify import Notify
-from metta.sweep.observe import channels
-from metta.sweep.observe.notices import Message
+from metta.sweep.observe.notifications import channels
+from metta.sweep.observe.notifications.notices import Message
 
 logging.basicConfig(level=logging.DEBUG)
 channels._PATIENCE_S = 0.5
@@ -57,7 +57,7 @@ def test_a_webhook_and_a_mailbox_take_messages_as_they_are(tmp_path: Path, monke
 
 
 def test_the_examples_of_the_documentation_are_read_by_apprise(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs/notifications.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/notifications.md").read_text()
     [example] = re.findall(r"```yaml\n(# apprise\.yml\n.*?)```", text, re.DOTALL)
     (tmp_path / "apprise.yml").write_text(example)
     services = [channel.service for channel in open_channels(notify("apprise.yml"), tmp_path)]

@@ -20,9 +20,9 @@ from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event, new_event
 from metta.sweep.model.notify import NoticeKind, Notify, Told
 from metta.sweep.model.sweep import SweepMetadata
-from metta.sweep.observe.channels import Channel, default_notify, open_channels
-from metta.sweep.observe.notices import Message, News, Notice, Surroundings, message, notices
-from metta.sweep.observe.surroundings import look_around
+from metta.sweep.observe.notifications.channels import Channel, default_notify, open_channels
+from metta.sweep.observe.notifications.notices import Message, News, Notice, Surroundings, message, notices
+from metta.sweep.observe.notifications.surroundings import look_around
 from metta.sweep.protocols import Clock, Store
 
 logger = logging.getLogger(__name__)

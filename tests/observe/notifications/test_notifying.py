@@ -11,12 +11,12 @@ from metta.sweep.errors import ConfigError
 from metta.sweep.model import events as ev
 from metta.sweep.model.notify import Notify
 from metta.sweep.model.state import EMPTY, SweepState, fold
-from metta.sweep.observe import notifying as notifying_module
-from metta.sweep.observe.notifying import StoreNotifier, notifying
+from metta.sweep.observe.notifications import notifying as notifying_module
+from metta.sweep.observe.notifications.notifying import StoreNotifier, notifying
 from metta.sweep.testing import run_events, sweep_created
 from metta.sweep.testing.sweeps import SWEEP
-from observe.endpoints import Webhook
-from observe.scenes import END, Scene
+from observe.notifications.endpoints import Webhook
+from observe.notifications.scenes import END, Scene
 from waiting import wait_until
 
 

@@ -13,14 +13,14 @@ from metta.sweep.errors import StoreAwayError
 from metta.sweep.model import events as ev
 from metta.sweep.model.events import Event
 from metta.sweep.model.notify import Notify
-from metta.sweep.observe.notifier import Notifier
+from metta.sweep.observe.notifications.notifier import Notifier
 from metta.sweep.protocols import Heartbeat, Store
 from metta.sweep.stores import open_store
 from metta.sweep.stores.memory import MemoryStore
 from metta.sweep.testing import run_events
 from metta.sweep.testing.sweeps import START, SWEEP
-from observe.endpoints import Webhook, webhook
-from observe.scenes import END, Scene
+from observe.notifications.endpoints import Webhook, webhook
+from observe.notifications.scenes import END, Scene
 
 
 def test_a_thousand_failures_in_half_an_hour_are_four_messages(hook: Webhook) -> None:
@@ -241,7 +241,7 @@ def test_channels_that_are_new_in_the_middle_are_told_from_there_on(hook: Webhoo
 
 
 def test_a_long_time_without_news_is_not_read_again(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metta.sweep.observe.notifier._MOST_UNTOLD", 20)
+    monkeypatch.setattr("metta.sweep.observe.notifications.notifier._MOST_UNTOLD", 20)
     scene = Scene()
     scene.complete(*[0.5] * 4)
     scene.notifier.look()

@@ -16,14 +16,14 @@ from metta.sweep.model.events import new_event
 from metta.sweep.model.fidelity import Fidelity
 from metta.sweep.model.run import JobDefinition, JobType, Outcome
 from metta.sweep.model.sweep import Strategy
-from metta.sweep.observe.traced import TracedDispatcher, TracedOptimizer
-from metta.sweep.observe.tracing import NO_TRACING, Tracing
+from metta.sweep.observe.tracing.spans import NO_TRACING, Tracing
+from metta.sweep.observe.tracing.traced import TracedDispatcher, TracedOptimizer
 from metta.sweep.optimizers.random import RandomOptimizer
 from metta.sweep.protocols import Dispatcher, History, Placement, Suggestion
 from metta.sweep.testing import OptimizerContract
 from metta.sweep.testing.fake_dispatcher import FakeCompute, FakeDispatcher
 from metta.sweep.testing.sweeps import SWEEP, sweep_config
-from observe.in_memory import Traced
+from observe.tracing.in_memory import Traced
 
 JOB = JobDefinition(
     job_id="7kq.train.1", run_id="7kq", sweep_id=SWEEP, type=JobType.TRAIN, attempt=1, config={"lr": 0.1}

@@ -19,8 +19,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from metta.sweep.model.events import Event
-from metta.sweep.observe.traced import TracedDispatcher, TracedOptimizer
-from metta.sweep.observe.tracing import TRACEPARENT_VARIABLE, Attribute, Span, Tracing
+from metta.sweep.observe.tracing.spans import TRACEPARENT_VARIABLE, Attribute, Span, Tracing
+from metta.sweep.observe.tracing.traced import TracedDispatcher, TracedOptimizer
 from metta.sweep.observe.wording import level_of
 from metta.sweep.protocols import Clock, Dispatcher, Optimizer
 

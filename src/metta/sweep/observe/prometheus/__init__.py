@@ -1,0 +1,1 @@
+"""Figures for Prometheus: what the log says, as counters, gauges and histograms."""

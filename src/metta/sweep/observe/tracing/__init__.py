@@ -1,0 +1,1 @@
+"""Where the time of a sweep goes: spans by OpenTelemetry, where somebody asks for them."""
