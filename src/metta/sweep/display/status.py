@@ -11,7 +11,7 @@ from rich.text import Text
 from metta.sweep.analysis.progress import estimate_end
 from metta.sweep.display.run_metrics import metrics_rows
 from metta.sweep.display.views import (
-    STYLES,
+    RUN_STYLES,
     budget_rows,
     config_text,
     counts_text,
@@ -107,7 +107,7 @@ def run_view(
     if run.parent is not None:
         rows.append(("parent", _parent_line(run.parent, sweep)))
     if run.stop_reason is not None:
-        rows.append(("stopped", Text(run.stop_reason, style=STYLES[JobStatus.STOPPED])))
+        rows.append(("stopped", Text(run.stop_reason, style=RUN_STYLES[JobStatus.STOPPED])))
     rows += [("failure", printable(Text(reason, style="red"))) for reason in run.failure_reasons]
     rows += [("config", f"{one_line(name)} = {number(value)}") for name, value in run.config.items()]
     rows += [("metric", f"{one_line(name)} = {number(value)}") for name, value in run.metrics.items()]

@@ -15,7 +15,7 @@ from metta.sweep.model.run import FailureKind, JobStatus, RunInfo
 from metta.sweep.model.sweep import Strategy, SweepMetadata, SweepStatus
 from metta.sweep.observe.wording import one_line
 
-STYLES = {
+RUN_STYLES = {
     JobStatus.COMPLETED: "green",
     JobStatus.RETRYING: "yellow",
     JobStatus.FAILED: "red",
@@ -25,6 +25,9 @@ STYLES = {
     JobStatus.ROLLED_BACK: "dim",
     JobStatus.IN_TRAINING: "cyan",
     JobStatus.IN_EVAL: "cyan",
+}
+# Apart from those of runs: as strings, some statuses of the two are equal.
+_SWEEP_STYLES = {
     SweepStatus.COMPLETED: "green",
     SweepStatus.STOPPED: "yellow",
     SweepStatus.PAUSED: "yellow",
@@ -71,7 +74,8 @@ def config_text(config: dict[str, Any]) -> str:
 
 def status_text(status: JobStatus | SweepStatus) -> Text:
     """A status in its colour."""
-    return Text(status.value, style=STYLES.get(status, ""))
+    style = RUN_STYLES.get(status) if isinstance(status, JobStatus) else _SWEEP_STYLES.get(status)
+    return Text(status.value, style=style or "")
 
 
 def runs_table(runs: Sequence[RunInfo], sweep: SweepMetadata, screen: Console) -> Table:
