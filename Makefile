@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests start real processes and wait for them more than they compute: more workers than two processors.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 4
 PYTEST_ARGS ?=
 DEMO_STORE := sqlite:///demo/sweeps.db
 # These take hours and need LCBench's model: see benchmarks/README.md.
