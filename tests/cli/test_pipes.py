@@ -85,3 +85,13 @@ def test_an_encoding_that_lacks_a_character_is_told_without_a_traceback(tmp_path
         1,
         "error: the output is in ascii, which has no '\\xf6'; set PYTHONUTF8=1 for UTF-8\n",
     )
+
+
+def test_a_closed_standard_error_is_no_failure(folder: Path) -> None:
+    (folder / "train.py").write_text(
+        "from metta.sweep import Uniform, sweep\n\n\n"
+        '@sweep(search_space={"x": Uniform(0, 1)}, metric="score", max_trials=2)\n'
+        'def train(config):\n    return {"score": config["x"]}\n'
+    )
+    assert shell("metta sweep run train.py --json 2>&- >ended.json", folder)[0] == 0
+    assert '"COMPLETED"' in (folder / "ended.json").read_text()

@@ -19,12 +19,13 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def ensure_output() -> None:
-    """Where standard output was closed by who called, nobody wants to know: it goes nowhere.
+    """Where standard output or error was closed by who called, nobody wants to know: it goes nowhere.
 
     A terminal that knows fewer characters than we use shows question marks in their place.
     """
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.isatty():
             stream.reconfigure(errors="replace")
