@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from metta.sweep.cli.absences import Absences
 from metta.sweep.cli.options import JsonOption, RunArgument, RunOption, StoreOption, SweepArgument
 from metta.sweep.cli.output import end_with_reader
-from metta.sweep.errors import StoreAwayError
 from metta.sweep.model.events import Event
 from metta.sweep.stores import open_reader, store_url
 
@@ -72,8 +72,9 @@ def events(  # noqa: PLR0917 (one parameter an option)
     if not follow:
         return
     end_with_reader()
+    absences = Absences()
     for event in streams.follow(
-        opened, found.sweep_id, selection, after=max(seq, begin), on_away=_say_away, on_back=_say_back
+        opened, found.sweep_id, selection, after=max(seq, begin), on_away=absences.away, on_back=absences.there
     ):
         show(event)
         sys.stdout.flush()
@@ -85,14 +86,6 @@ def _printer() -> Callable[[Event], None]:
 
     screen = console()
     return lambda event: print_event(event, screen)
-
-
-def _say_away(error: StoreAwayError) -> None:
-    sys.stderr.write(f"the store is away, waiting for it: {error}\n")
-
-
-def _say_back() -> None:
-    sys.stderr.write("the store is back\n")
 
 
 def _print_json(event: Event) -> None:

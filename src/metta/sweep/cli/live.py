@@ -11,6 +11,7 @@ from itertools import chain
 
 import msgspec
 
+from metta.sweep.cli.absences import Absences
 from metta.sweep.cli.output import end_with_reader
 from metta.sweep.cli.shapes import sweep_shape
 from metta.sweep.controller.lease import is_controlled
@@ -65,7 +66,7 @@ def _announced(line: str) -> Iterator[None]:
 def _print_changes(reader: Reader, sweep_id: str) -> None:
     """An object as of `status --json` a line, whenever it has changed but for the estimate of the end."""
     printed: tuple[int, bool] | None = None
-    is_away = False
+    absences = Absences()
     while True:
         try:
             sweep = present(reader, sweep_id)
@@ -79,11 +80,7 @@ def _print_changes(reader: Reader, sweep_id: str) -> None:
                 printed = sweep.seq, controlled
             if sweep.status.ended:
                 return
-            if is_away:
-                sys.stderr.write("the store is back\n")
-                is_away = False
+            absences.there()
         except StoreAwayError as error:
-            if not is_away:
-                sys.stderr.write(f"the store is away, waiting for it: {error}\n")
-                is_away = True
+            absences.away(error)
         threading.Event().wait(_EVERY_S)

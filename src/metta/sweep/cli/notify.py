@@ -101,23 +101,20 @@ def _watch(store: Store, notifier: StoreNotifier, *, as_json: bool) -> None:
     import threading
     import time
 
+    from metta.sweep.cli.absences import Absences
     from metta.sweep.errors import StoreAwayError
     from metta.sweep.observe.notifications.notifying import ASLEEP_S
 
     never = threading.Event()
-    is_away = False
+    absences = Absences()
     sys.stderr.write("telling people of the sweeps; Ctrl-C ends it\n")
     while True:
         try:
             deliveries = notifier.look()
             _print(deliveries, as_json=as_json, is_list=False)
-            if is_away:
-                sys.stderr.write("the store is back\n")
-            is_away = False
+            absences.there()
         except StoreAwayError as error:
-            if not is_away:
-                sys.stderr.write(f"the store is away, waiting for it: {error}\n")
-            is_away = True
+            absences.away(error)
         began = time.time()
         never.wait(_LOOK_EVERY_S)
         if time.time() - began > ASLEEP_S:
